@@ -1,0 +1,6 @@
+//! The ground floor of Squire: the nouns that cross a process boundary. SPIFFE IDs, SVID verification, the policy table
+//! and its pure decision function, the wire messages, the well-known ports and annotations. It opens no sockets, reads
+//! no files and knows no Kubernetes client.
+
+pub mod ports;
+pub mod wire;

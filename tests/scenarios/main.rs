@@ -1,0 +1,1 @@
+//! Scenario tests, one module a subject, one function a sentence.
