@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .btree_map(".")
         .bytes(".squire.v1")
         .build_transport(false)
+        .include_file("wire.rs")
         .compile_fds(descriptors)?;
     Ok(())
 }
