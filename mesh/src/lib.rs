@@ -2,5 +2,9 @@
 //! and its pure decision function, the wire messages, the well-known ports and annotations. It opens no sockets, reads
 //! no files and knows no Kubernetes client.
 
+pub mod bundle;
 pub mod ports;
+pub mod spiffe;
+pub mod svid;
+pub mod tls;
 pub mod wire;
