@@ -8,3 +8,4 @@ pub mod spiffe;
 pub mod svid;
 pub mod tls;
 pub mod wire;
+pub mod workload;
