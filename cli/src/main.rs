@@ -1,2 +1,69 @@
-//! Skeleton.
-fn main() {}
+//! `squire`: one binary for everything but the sidecar. It parses the command line and hands over; each command lives in
+//! its own module, and what it does lives in the room of that name. No logic here.
+//!
+//! A new command is one `mod`, one variant of [`Command`] and one line in [`Command::run`].
+
+mod control;
+mod exit;
+mod logs;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  squire control --dir mesh/                 a control plane for the objects in mesh/, with its own CA
+  squire control --help                      every command has its own help, with examples
+
+Exit codes: 0 ok, 1 finding or denied, 2 usage, 69 unavailable, 78 configuration.
+Colours are off when NO_COLOR is set or the output is not a terminal.";
+
+/// An mTLS sidecar mesh: identities, policies, and what it saw.
+#[derive(Parser)]
+#[command(name = "squire", version, max_term_width = 110, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Control(control::Args),
+}
+
+impl Command {
+    fn run(self) -> exit::Outcome {
+        match self {
+            Self::Control(args) => args.run(),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    exit::report(Cli::parse().command.run())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_examples() {
+        fn check(command: &clap::Command) {
+            if !command.has_subcommands() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Examples:"), "`{}` has no examples", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+}

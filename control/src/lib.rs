@@ -1,1 +1,11 @@
-//! Skeleton.
+//! The control plane: sources (a directory of Kubernetes objects) → facts → compile → push. It hosts the CA's issuing
+//! service, but signing and deciding never import each other.
+
+pub mod admin;
+pub mod config;
+mod error;
+pub mod facts;
+mod plane;
+
+pub use error::ControlError;
+pub use plane::run;

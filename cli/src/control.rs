@@ -1,0 +1,121 @@
+//! `squire control`: the arguments of the control plane. What it does is in the room of that name.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use squire_control::config::{Config, JwtConfig};
+use squire_mesh::{ports, spiffe::TrustDomain};
+
+use crate::{
+    exit::{Failure, Outcome, block_on},
+    logs::LogArgs,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  squire control --dir mesh/
+      reads every .yaml, .yml and .json below mesh/ and follows edits; the CA is kept in mesh-ca/
+  squire control --dir mesh/ --ca-dir /var/lib/squire --grpc 0.0.0.0:15012
+      serves proxies on other machines
+  squire control --dir mesh/ --jwks keys.json --jwt-issuer https://kubernetes.default.svc --jwt-audience squire-ca
+      accepts projected service-account tokens
+  curl localhost:15014/debug/problems
+      what is wrong with the files, and which state is in force instead
+
+Ready (/ready answers 200) once every file in --dir has been read without an error at least once.
+A file that becomes wrong later is reported, and its last good state stays in force.";
+
+/// The control plane with its CA: reads objects, issues identities, pushes workloads and policies to every proxy
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Directory of Kubernetes objects as YAML or JSON: Namespace, Pod, Service, EndpointSlice, WorkloadEntry, policies
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Directory of the CA's keys and state [default: the name of --dir with `-ca` appended]
+    #[arg(long, value_name = "DIR")]
+    ca_dir: Option<PathBuf>,
+    /// Where proxies connect: issuing, discovery and reports over mutual TLS
+    #[arg(long, value_name = "ADDR", default_value_t = SocketAddr::from(([127, 0, 0, 1], ports::CONTROL)))]
+    grpc: SocketAddr,
+    /// Where people and Prometheus connect: /metrics /ready /live /debug/sync /debug/problems /debug/objects
+    #[arg(long, value_name = "ADDR", default_value_t = SocketAddr::from(([127, 0, 0, 1], ports::CONTROL_ADMIN)))]
+    admin: SocketAddr,
+    /// Trust domain of every identity
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    trust_domain: TrustDomain,
+    /// DNS suffix of Services
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    cluster_domain: String,
+    /// Public keys (JWKS) of the issuer whose tokens prove an identity to the CA
+    #[arg(long, value_name = "FILE", requires = "jwt_issuer", help_heading = "Tokens")]
+    jwks: Option<PathBuf>,
+    /// The issuer (`iss`) that tokens must carry
+    #[arg(long, value_name = "URL", requires = "jwks", help_heading = "Tokens")]
+    jwt_issuer: Option<String>,
+    /// The audience (`aud`) that tokens must name
+    #[arg(long, value_name = "NAME", default_value = ports::CA_AUDIENCE, help_heading = "Tokens")]
+    jwt_audience: String,
+    /// Most connections open at once on --grpc
+    #[arg(long, value_name = "N", default_value_t = 20_000, help_heading = "Limits")]
+    max_connections: usize,
+    /// Most TLS handshakes under way at once on --grpc
+    #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Limits")]
+    max_handshakes: usize,
+    #[command(flatten)]
+    logs: LogArgs,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Outcome {
+        self.logs.init()?;
+        let config = self.into_config();
+        config.check().map_err(Failure::configuration)?;
+        block_on(async move { squire_control::run(config).await.map_err(Failure::from) })
+    }
+
+    fn into_config(self) -> Config {
+        let ca_dir = self.ca_dir.unwrap_or_else(|| beside(&self.dir));
+        let mut config = Config::new(self.dir, ca_dir, self.trust_domain);
+        config.grpc = self.grpc;
+        config.admin = self.admin;
+        config.cluster_domain = self.cluster_domain;
+        config.jwt = self.jwks.zip(self.jwt_issuer).map(|(jwks, issuer)| JwtConfig {
+            jwks,
+            issuer,
+            audience: self.jwt_audience,
+        });
+        config.limits.connections = self.max_connections;
+        config.limits.handshakes = self.max_handshakes;
+        config
+    }
+}
+
+/// `mesh-ca` for `mesh/`: beside the objects, never among them.
+fn beside(dir: &std::path::Path) -> PathBuf {
+    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    let name = absolute
+        .file_name()
+        .map_or_else(|| "mesh".into(), |name| name.to_string_lossy());
+    absolute.with_file_name(format!("{name}-ca"))
+}
+
+impl From<squire_control::ControlError> for Failure {
+    fn from(error: squire_control::ControlError) -> Self {
+        if error.is_configuration() {
+            Self::configuration(error)
+        } else {
+            Self::unavailable(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ca_is_kept_beside_the_objects() {
+        assert_eq!(beside("/etc/mesh/".as_ref()), PathBuf::from("/etc/mesh-ca"));
+        assert!(beside("mesh".as_ref()).ends_with("mesh-ca"));
+    }
+}

@@ -1,0 +1,153 @@
+//! What a control plane is told at its start. Checked as a whole: every mistake is shown, not only the first. It reads no
+//! environment and no file contents.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use squire_mesh::{ports, spiffe::TrustDomain};
+
+/// The configuration of a control plane.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The directory of Kubernetes objects.
+    pub dir: PathBuf,
+    /// Where the CA keeps its keys and state.
+    pub ca_dir: PathBuf,
+    /// The mTLS gRPC endpoint: issuing, discovery, reports.
+    pub grpc: SocketAddr,
+    /// The admin endpoint: plain HTTP.
+    pub admin: SocketAddr,
+    /// The trust domain of every identity in `dir`.
+    pub trust_domain: TrustDomain,
+    /// The DNS suffix of Services.
+    pub cluster_domain: String,
+    /// Tokens that prove an identity to the CA.
+    pub jwt: Option<JwtConfig>,
+    /// What one control plane takes on.
+    pub limits: Limits,
+}
+
+/// Bearer tokens accepted by the CA: OIDC JWTs, as Kubernetes projects them.
+#[derive(Clone, Debug)]
+pub struct JwtConfig {
+    /// The issuer's public keys.
+    pub jwks: PathBuf,
+    /// The `iss` claim they must carry.
+    pub issuer: String,
+    /// The audience they must name.
+    pub audience: String,
+}
+
+/// Bounds of one control plane.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Open connections on the gRPC endpoint.
+    pub connections: usize,
+    /// TLS handshakes under way at once; further connections wait.
+    pub handshakes: usize,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
+    /// How long a stop waits for streams to end by themselves.
+    pub grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 20_000,
+            handshakes: 512,
+            handshake_timeout: Duration::from_secs(5),
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Config {
+    /// A control plane for `dir` with everything else at its default.
+    pub fn new(dir: impl Into<PathBuf>, ca_dir: impl Into<PathBuf>, trust_domain: TrustDomain) -> Self {
+        Self {
+            dir: dir.into(),
+            ca_dir: ca_dir.into(),
+            grpc: ([127, 0, 0, 1], ports::CONTROL).into(),
+            admin: ([127, 0, 0, 1], ports::CONTROL_ADMIN).into(),
+            trust_domain,
+            cluster_domain: "cluster.local".to_owned(),
+            jwt: None,
+            limits: Limits::default(),
+        }
+    }
+
+    /// Every mistake that shows without starting anything.
+    pub fn check(&self) -> Result<(), Mistakes> {
+        let mut found = Vec::new();
+        match std::fs::metadata(&self.dir) {
+            Ok(metadata) if metadata.is_dir() => {
+                if let Err(error) = std::fs::read_dir(&self.dir) {
+                    found.push(format!(
+                        "--dir {}: {error}; make it readable for this user",
+                        self.dir.display()
+                    ));
+                }
+            }
+            Ok(_) => found.push(format!(
+                "--dir {}: not a directory; name the directory of YAML files",
+                self.dir.display()
+            )),
+            Err(error) => found.push(format!(
+                "--dir {}: {error}; create it, or name another",
+                self.dir.display()
+            )),
+        }
+        if let Some(jwt) = &self.jwt {
+            if let Err(error) = std::fs::metadata(&jwt.jwks) {
+                found.push(format!("--jwks {}: {error}", jwt.jwks.display()));
+            }
+            if jwt.issuer.is_empty() || jwt.audience.is_empty() {
+                found.push("--jwks: issuer and audience must not be empty".to_owned());
+            }
+        }
+        if self.grpc == self.admin && self.grpc.port() != 0 {
+            found.push(format!(
+                "--grpc and --admin are both {}: give each its own port",
+                self.grpc
+            ));
+        }
+        if self.limits.connections == 0 || self.limits.handshakes == 0 {
+            found.push("limits of 0 would let nobody in: use at least 1".to_owned());
+        }
+        if found.is_empty() { Ok(()) } else { Err(Mistakes(found)) }
+    }
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistakes(pub Vec<String>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n  "))
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mistake_is_shown_at_once() {
+        let mut config = Config::new("/does/not/exist", "/ca", "cluster.local".parse().unwrap());
+        config.admin = config.grpc;
+        config.limits.handshakes = 0;
+        let mistakes = config.check().unwrap_err();
+        assert_eq!(mistakes.0.len(), 3, "{mistakes}");
+        assert!(mistakes.to_string().contains("/does/not/exist"));
+    }
+
+    #[test]
+    fn a_file_is_not_a_directory() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let config = Config::new(file.path(), "/ca", "cluster.local".parse().unwrap());
+        assert!(config.check().unwrap_err().to_string().contains("not a directory"));
+    }
+}
