@@ -3,6 +3,7 @@
 //! no files and knows no Kubernetes client.
 
 pub mod bundle;
+pub mod policy;
 pub mod ports;
 pub mod spiffe;
 pub mod svid;
