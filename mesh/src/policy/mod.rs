@@ -23,6 +23,7 @@ mod request;
 mod table;
 mod template;
 mod text;
+pub mod wire;
 
 pub use authorization::{
     Action, Attribute, AuthorizationPolicy, Condition, Conditions, CustomPolicy, PathMatch, Provider, ProviderKind,
