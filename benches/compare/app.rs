@@ -1,0 +1,135 @@
+//! The application behind the proxies for bulk transfers and idle connections (a process of its own): `GET /bytes/N` answers N bytes of
+//! the pattern, `PUT /bytes` checks that it receives them. An upload with a wrong byte is answered 422, which fails the run.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::load::{http, pattern};
+
+/// Serves until it is killed.
+pub(crate) fn serve(listen: SocketAddr) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket
+            .bind(listen)
+            .with_context(|| format!("cannot listen on {listen}"))?;
+        let listener = socket.listen(4096)?;
+        loop {
+            let (stream, _) = listener.accept().await.context("cannot accept")?;
+            tokio::spawn(async move {
+                if let Err(problem) = converse(stream).await {
+                    eprintln!("app: {problem:#}");
+                }
+            });
+        }
+    })
+}
+
+/// Answers requests until the client has no more.
+async fn converse(mut stream: TcpStream) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let mut buffer = Vec::new();
+    loop {
+        let Some(request) = read_request(&mut stream, &mut buffer).await? else {
+            return Ok(());
+        };
+        match request {
+            Request::Get(length) => send(&mut stream, length).await?,
+            Request::Put(length) => {
+                receive(&mut stream, &mut buffer, length).await?;
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    .await?;
+            }
+        }
+    }
+}
+
+enum Request {
+    Get(u64),
+    Put(u64),
+}
+
+/// Reads one request head, leaving in `buffer` what follows it; `None` at the end of the connection.
+async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<Option<Request>> {
+    loop {
+        if let Some(head) = http::head(buffer)? {
+            let request = parse(&head)?;
+            let length = head.length;
+            buffer.drain(..length);
+            return Ok(Some(request));
+        }
+        buffer.reserve(1024);
+        if stream.read_buf(buffer).await? == 0 {
+            return if buffer.is_empty() {
+                Ok(None)
+            } else {
+                bail!("the connection ended within a head")
+            };
+        }
+    }
+}
+
+fn parse(head: &http::Head<'_>) -> Result<Request> {
+    let path = head
+        .start
+        .strip_suffix(" HTTP/1.1")
+        .with_context(|| format!("not HTTP/1.1: {:?}", head.start))?;
+    if path == "PUT /bytes" {
+        return Ok(Request::Put(head.body));
+    }
+    let length = path.strip_prefix("GET /bytes/").and_then(|length| length.parse().ok());
+    Ok(Request::Get(
+        length.with_context(|| format!("an unknown request: {path:?}"))?,
+    ))
+}
+
+async fn send(stream: &mut TcpStream, length: u64) -> Result<()> {
+    let mut first = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").into_bytes();
+    let mut sent = length.min(1024);
+    first.extend_from_slice(pattern::at(0, usize::try_from(sent)?));
+    stream.write_all(&first).await?;
+    while sent < length {
+        let most = usize::try_from(length - sent)
+            .unwrap_or(usize::MAX)
+            .min(pattern::LONGEST);
+        sent += stream.write(pattern::at(sent, most)).await? as u64;
+    }
+    Ok(())
+}
+
+async fn receive(stream: &mut TcpStream, buffer: &mut Vec<u8>, length: u64) -> Result<()> {
+    let mut scratch = vec![0; pattern::LONGEST];
+    let early = u64::try_from(buffer.len())?.min(length);
+    let early: Vec<u8> = buffer.drain(..usize::try_from(early)?).collect();
+    judge(stream, 0, &early).await?;
+    let mut received = early.len() as u64;
+    while received < length {
+        let most = scratch
+            .len()
+            .min(usize::try_from(length - received).unwrap_or(usize::MAX));
+        let read = stream.read(&mut scratch[..most]).await?;
+        if read == 0 {
+            bail!("an upload ended after {received} of {length} bytes");
+        }
+        judge(stream, received, &scratch[..read]).await?;
+        received += read as u64;
+    }
+    Ok(())
+}
+
+/// Checks received bytes; wrong ones are answered 422 and end the connection.
+async fn judge(stream: &mut TcpStream, offset: u64, bytes: &[u8]) -> Result<()> {
+    let verdict = pattern::check(offset, bytes);
+    if verdict.is_err() {
+        stream
+            .write_all(b"HTTP/1.1 422 Wrong byte\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            .await?;
+    }
+    verdict
+}

@@ -1,0 +1,100 @@
+//! Load generators: they ask for known bodies over HTTP/1.1 and check every status and byte of the answers; anything wrong is an error
+//! that fails the run. Never time themselves: `figures` does.
+
+pub(crate) mod bulk;
+pub(crate) mod fresh;
+pub(crate) mod http;
+pub(crate) mod idle;
+pub(crate) mod keep_alive;
+pub(crate) mod open_loop;
+pub(crate) mod pattern;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// How long any single answer may take before the run fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// One request for one byte on a connection of its own.
+pub(crate) async fn probe(entry: SocketAddr) -> Result<()> {
+    let ask = async {
+        let mut connection = http::Connection::new(TcpStream::connect(entry).await?)?;
+        connection.get(1).await
+    };
+    timeout(PATIENCE, ask).await.context("no answer")?
+}
+
+/// What the tasks of a running load share.
+#[derive(Clone, Default)]
+pub(crate) struct Progress {
+    done: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Progress {
+    /// Counts finished work.
+    pub(crate) fn add(&self, work: u64) {
+        self.done.fetch_add(work, Ordering::Relaxed);
+    }
+
+    /// Whether to begin another piece of work.
+    pub(crate) fn running(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// A load that runs until it is finished, on the runtime that started it.
+pub(crate) struct Load {
+    progress: Progress,
+    tasks: JoinSet<Result<()>>,
+}
+
+impl Load {
+    /// Starts `clients` tasks, each made by `client` from its number and the shared progress.
+    pub(crate) fn start<F>(clients: usize, client: impl Fn(usize, Progress) -> F) -> Self
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let progress = Progress::default();
+        let mut tasks = JoinSet::new();
+        for number in 0..clients {
+            tasks.spawn(client(number, progress.clone()));
+        }
+        Self { progress, tasks }
+    }
+
+    /// Work done so far.
+    pub(crate) fn done(&self) -> u64 {
+        self.progress.done.load(Ordering::Relaxed)
+    }
+
+    /// Fails if a client has failed.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        match self.tasks.try_join_next() {
+            None => Ok(()),
+            Some(ended) => {
+                ended??;
+                bail!("a client stopped before it was told to")
+            }
+        }
+    }
+
+    /// Stops, letting every client finish (and so verify) what it has begun.
+    pub(crate) async fn finish(mut self) -> Result<()> {
+        self.progress.stop.store(true, Ordering::Relaxed);
+        let all = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                ended??;
+            }
+            Ok(())
+        };
+        timeout(PATIENCE, all).await.context("a client hangs")?
+    }
+}

@@ -1,0 +1,64 @@
+//! Waiting for a proxy that starts: until it accepts, until it serves. Never waits longer than [`PATIENCE`], and never for a process that
+//! has already ended.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+
+use crate::load;
+use crate::process::Process;
+
+/// How long a proxy may take to start.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Between two looks; also the resolution of the start-up figure.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Waits until `address` accepts a connection.
+pub(crate) async fn accepting(address: SocketAddr, process: &mut Process) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(address).await.is_err() {
+        process.check()?;
+        if Instant::now() > deadline {
+            bail!(
+                "nothing accepts on {address} after {PATIENCE:?}; last words:\n{}",
+                process.last_words()
+            );
+        }
+        sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+/// Waits until a request to `entry` is answered rightly.
+pub(crate) async fn serving(entry: SocketAddr, processes: &mut [&mut Process]) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = load::probe(entry).await;
+        let Err(problem) = answer else { return Ok(()) };
+        for process in &mut *processes {
+            process.check()?;
+        }
+        if Instant::now() > deadline {
+            let words: Vec<String> = processes.iter().map(|process| process.last_words()).collect();
+            return Err(problem).with_context(|| {
+                format!(
+                    "no right answer from {entry} after {PATIENCE:?}; last words:\n{}",
+                    words.join("\n--\n")
+                )
+            });
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Fails if `mesh` answers a request in plaintext: then nothing would have been measured that deserves the name.
+pub(crate) async fn refusing_plaintext(mesh: SocketAddr) -> Result<()> {
+    if load::probe(mesh).await.is_ok() {
+        bail!("the server-side proxy answers plaintext on {mesh}, where it must demand mutual TLS");
+    }
+    Ok(())
+}
