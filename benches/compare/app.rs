@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::load::{http, pattern};
 
@@ -18,16 +18,19 @@ pub(crate) fn serve(listen: SocketAddr) -> Result<()> {
         socket
             .bind(listen)
             .with_context(|| format!("cannot listen on {listen}"))?;
-        let listener = socket.listen(4096)?;
-        loop {
-            let (stream, _) = listener.accept().await.context("cannot accept")?;
-            tokio::spawn(async move {
-                if let Err(problem) = converse(stream).await {
-                    eprintln!("app: {problem:#}");
-                }
-            });
-        }
+        accept(socket.listen(4096)?).await
     })
+}
+
+async fn accept(listener: TcpListener) -> Result<()> {
+    loop {
+        let (stream, _) = listener.accept().await.context("cannot accept")?;
+        tokio::spawn(async move {
+            if let Err(problem) = converse(stream).await {
+                eprintln!("app: {problem:#}");
+            }
+        });
+    }
 }
 
 /// Answers requests until the client has no more.
@@ -132,4 +135,79 @@ async fn judge(stream: &mut TcpStream, offset: u64, bytes: &[u8]) -> Result<()> 
             .await?;
     }
     verdict
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+    use super::*;
+
+    /// A body long enough to be cut into many reads.
+    const LENGTH: u64 = 3_000_001;
+
+    /// The application, and before it a relay that changes the byte at `flip` of each direction (counted from the connection's start).
+    async fn behind_a_relay(flip: Option<u64>) -> Result<SocketAddr> {
+        let app = TcpListener::bind("127.0.0.1:0").await?;
+        let relay = TcpListener::bind("127.0.0.1:0").await?;
+        let (app_address, relay_address) = (app.local_addr()?, relay.local_addr()?);
+        tokio::spawn(accept(app));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = relay.accept().await {
+                let server = TcpStream::connect(app_address).await?;
+                let ((client_read, client_write), (server_read, server_write)) =
+                    (client.into_split(), server.into_split());
+                tokio::spawn(relay_one_way(client_read, server_write, flip));
+                tokio::spawn(relay_one_way(server_read, client_write, flip));
+            }
+            anyhow::Ok(())
+        });
+        Ok(relay_address)
+    }
+
+    async fn relay_one_way(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, flip: Option<u64>) -> Result<()> {
+        let (mut buffer, mut passed) = (vec![0; 10_000], 0);
+        loop {
+            let read = from.read(&mut buffer).await?;
+            if read == 0 {
+                return Ok(to.shutdown().await?);
+            }
+            if let Some(at) = flip
+                .and_then(|flip| flip.checked_sub(passed))
+                .filter(|at| *at < read as u64)
+            {
+                buffer[usize::try_from(at)?] ^= 0x20;
+            }
+            to.write_all(&buffer[..read]).await?;
+            passed += read as u64;
+        }
+    }
+
+    async fn transfers(flip: Option<u64>) -> [Result<()>; 3] {
+        let entry = behind_a_relay(flip).await.unwrap();
+        let connect = || async { http::Connection::new(TcpStream::connect(entry).await.unwrap()).unwrap() };
+        let mut scratch = vec![0; 50_000];
+        [
+            connect().await.get(2_000).await,
+            connect().await.download(LENGTH, &mut scratch, |_| ()).await,
+            connect().await.upload(LENGTH, |_| ()).await,
+        ]
+    }
+
+    #[tokio::test]
+    async fn honest_transfers_pass() {
+        for outcome in transfers(None).await {
+            outcome.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn one_wrong_byte_fails_a_transfer_in_either_direction() {
+        for outcome in transfers(Some(1_500)).await {
+            assert!(outcome.is_err());
+        }
+        let [_, download, upload] = transfers(Some(2_900_000)).await;
+        assert!(download.unwrap_err().to_string().contains("wrong"));
+        assert!(upload.is_err());
+    }
 }

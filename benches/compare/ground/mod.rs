@@ -37,7 +37,12 @@ impl Ground {
     pub(crate) fn prepare(dir: Option<&Path>) -> Result<Self> {
         let max_descriptors = raise_descriptor_limit()?;
         let owned = dir.is_none();
-        let name = format!("squire-compare-{}", std::process::id());
+        static RUNS: AtomicUsize = AtomicUsize::new(0);
+        let name = format!(
+            "squire-compare-{}-{}",
+            std::process::id(),
+            RUNS.fetch_add(1, Ordering::Relaxed)
+        );
         let dir = dir.map_or_else(std::env::temp_dir, Path::to_owned).join(name);
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let dir = dir.canonicalize()?;
