@@ -2,9 +2,11 @@
 //! service, but signing and deciding never import each other.
 
 pub mod admin;
+pub mod compile;
 pub mod config;
 mod error;
 pub mod facts;
+pub mod inventory;
 mod plane;
 
 pub use error::ControlError;
