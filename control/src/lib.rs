@@ -7,7 +7,10 @@ pub mod config;
 mod error;
 pub mod facts;
 pub mod inventory;
+pub mod metrics;
+pub mod peer;
 mod plane;
+pub mod push;
 
 pub use error::ControlError;
 pub use plane::run;

@@ -1,0 +1,18 @@
+//! Pushes what `compile` made to every proxy, by incremental xDS over mutual TLS. One catalog holds the encoded
+//! resources; each stream only holds how far it has read. Nothing is signed here, and nothing is decided: who may have
+//! what follows from the peer's certificate and the workload it names.
+
+mod catalog;
+mod codec;
+mod fleet;
+mod kind;
+mod resource;
+mod server;
+mod stream;
+mod subscription;
+
+pub use catalog::{Catalog, Identities, Published};
+pub use fleet::{Fleet, KindView, ProxyView};
+pub use kind::Kind;
+pub use resource::{Resource, Version};
+pub use server::Ads;
