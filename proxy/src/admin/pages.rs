@@ -1,0 +1,254 @@
+//! What the admin endpoint answers: figures, readiness, live connections, effective configuration. It opens no sockets.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use http::{Method, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Bytes;
+use prometheus::{Registry, TextEncoder};
+use serde_json::{Value, json};
+
+use super::policy;
+use crate::{
+    config::{AccessLog, Authority, Config, LogFormat, Mode},
+    identity::{self, Identity},
+    readiness::Readiness,
+    state::{Kind, Snapshot, State},
+    vitals::Vitals,
+};
+
+/// The live connections, as JSON values.
+pub type Connections = Box<dyn Fn() -> Value + Send + Sync>;
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const INDEX: &str = "squire-proxy admin: /metrics /ready /live /connections /config\n";
+
+/// What the pages are made of.
+pub struct Pages {
+    /// Every figure of the process.
+    pub registry: Registry,
+    /// Figures that are measured by looking.
+    pub vitals: Arc<Vitals>,
+    /// What is missing.
+    pub readiness: Arc<Readiness>,
+    /// Live connections.
+    pub connections: Connections,
+    /// As read at the start.
+    pub config: Arc<Config>,
+    /// Who we are.
+    pub identity: identity::Receiver,
+    /// What we were told.
+    pub state: State,
+}
+
+impl Pages {
+    /// The answer to one request.
+    pub(super) fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        if method != Method::GET && method != Method::HEAD {
+            let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".into());
+            refused
+                .headers_mut()
+                .insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+            return refused;
+        }
+        match path {
+            "/metrics" => self.metrics(),
+            "/ready" => self.ready(),
+            "/live" => response(StatusCode::OK, TEXT, "live\n".into()),
+            "/connections" => json_response(StatusCode::OK, &(self.connections)()),
+            "/config" => json_response(StatusCode::OK, &self.config_page()),
+            "/" => response(StatusCode::OK, TEXT, INDEX.into()),
+            _ => response(StatusCode::NOT_FOUND, TEXT, format!("no such page\n{INDEX}").into()),
+        }
+    }
+
+    pub(super) fn refused_connection(&self) {
+        self.vitals.admin_refused();
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        self.vitals.look(&self.state.borrow());
+        match TextEncoder::new().encode_to_string(&self.registry.gather()) {
+            Ok(text) => response(StatusCode::OK, METRICS, text.into()),
+            Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n").into()),
+        }
+    }
+
+    fn ready(&self) -> Response<Full<Bytes>> {
+        let missing = self.readiness.missing();
+        let status = if missing.is_empty() {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        json_response(status, &json!({ "ready": missing.is_empty(), "missing": missing }))
+    }
+
+    fn config_page(&self) -> Value {
+        let snapshot = Arc::clone(&self.state.borrow());
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "config": config_view(&self.config),
+            "identity": identity_view(&self.identity.borrow()),
+            "bundles": bundles_view(&snapshot),
+            "tables": tables_view(&snapshot),
+            "workload": snapshot.me.as_ref().map(|me| json!({
+                "uid": me.uid.as_str(),
+                "identity": me.identity.as_ref().map(ToString::to_string),
+                "addresses": me.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "services": me.services.iter().map(|m| m.service.as_str().to_owned()).collect::<Vec<_>>(),
+            })),
+            "policy": snapshot.policy.as_deref().map(policy::view),
+        })
+    }
+}
+
+/// The effective configuration. It holds paths, never what the files hold: there is no secret in it.
+fn config_view(config: &Config) -> Value {
+    let authority = |a: &Authority| json!({ "address": a.address.to_string(), "id": a.id.to_string() });
+    let limits = &config.limits;
+    json!({
+        "workload": config.workload.to_string(),
+        "trustDomain": config.trust_domain.to_string(),
+        "identity": config.identity.as_ref().map(ToString::to_string),
+        "trustBundle": config.trust_bundle,
+        "token": config.token,
+        "control": authority(&config.control),
+        "ca": authority(&config.ca),
+        "admin": config.admin,
+        "mode": mode_view(&config.mode),
+        "bindSource": config.bind_source,
+        "limits": {
+            "maxConnections": limits.max_connections,
+            "maxPendingHandshakes": limits.max_pending_handshakes,
+            "handshakeTimeout": text(limits.handshake_timeout),
+            "connectTimeout": text(limits.connect_timeout),
+        },
+        "pool": {
+            "ready": config.pool.ready,
+            "maxIdlePerPeer": config.pool.max_idle_per_peer,
+            "idleTimeout": text(config.pool.idle_timeout),
+        },
+        "drain": { "grace": text(config.drain_grace) },
+        "svid": { "lifetime": text(config.svid_lifetime) },
+        "log": {
+            "level": config.log.filter,
+            "format": match config.log.format {
+                LogFormat::Text => "text",
+                LogFormat::Json => "json",
+            },
+        },
+        "accessLog": match &config.access_log {
+            AccessLog::Off => "off".to_owned(),
+            AccessLog::Stdout => "stdout".to_owned(),
+            AccessLog::File(path) => path.display().to_string(),
+        },
+    })
+}
+
+fn mode_view(mode: &Mode) -> Value {
+    match mode {
+        Mode::Transparent { inbound, outbound } => {
+            json!({ "transparent": { "inboundPort": inbound, "outboundPort": outbound } })
+        }
+        Mode::Explicit { inbound, outbound } => json!({ "explicit": {
+            "inbound": inbound.iter().map(|l| json!({ "listen": l.listen, "app": l.app, "port": l.port }))
+                .collect::<Vec<_>>(),
+            "outbound": outbound.iter().map(|l| json!({ "listen": l.listen, "to": l.to.to_string() }))
+                .collect::<Vec<_>>(),
+        }}),
+    }
+}
+
+fn identity_view(identity: &Identity) -> Value {
+    let status = match identity {
+        Identity::Waiting => "waiting",
+        Identity::Valid(_) => "valid",
+        Identity::Expired(_) => "expired",
+    };
+    let svid = identity.last().map(|issued| {
+        json!({
+            "id": issued.svid.id().to_string(),
+            "serial": issued.svid.serial().to_string(),
+            "notBefore": seconds(issued.svid.not_before()),
+            "notAfter": seconds(issued.not_after),
+            "generation": issued.generation,
+            "root": issued.root.to_string(),
+        })
+    });
+    json!({ "status": status, "svid": svid })
+}
+
+fn bundles_view(snapshot: &Snapshot) -> Value {
+    let bundles: Vec<Value> = snapshot
+        .bundles
+        .iter()
+        .map(|bundle| {
+            json!({
+                "trustDomain": bundle.trust_domain().to_string(),
+                "sequence": bundle.sequence(),
+                "roots": bundle.roots().iter().map(|root| json!({
+                    "sha256": root.digest().to_string(),
+                    "notAfter": seconds(root.not_after()),
+                })).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    json!({ "digest": snapshot.bundles.digest(), "domains": bundles })
+}
+
+fn tables_view(snapshot: &Snapshot) -> Value {
+    let (workloads, services) = snapshot.counts();
+    let view = |kind| {
+        let table = snapshot.tables.of(kind);
+        json!({
+            "version": &*table.version,
+            "applied": table.applied.map(seconds),
+            "refused": table.refused.as_ref().map(ToString::to_string),
+        })
+    };
+    let mut tables: serde_json::Map<String, Value> = Kind::ALL
+        .into_iter()
+        .map(|kind| (kind.label().to_owned(), view(kind)))
+        .collect();
+    tables.insert(
+        "counts".to_owned(),
+        json!({ "workloads": workloads, "services": services }),
+    );
+    Value::Object(tables)
+}
+
+/// Seconds since the epoch.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
+
+/// A duration as the configuration writes it.
+fn text(duration: Duration) -> String {
+    match (duration.as_secs(), duration.subsec_millis()) {
+        (seconds, 0) => format!("{seconds}s"),
+        _ => format!("{}ms", duration.as_millis()),
+    }
+}
+
+fn json_response(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+    let mut body = value.to_string();
+    body.push('\n');
+    response(status, JSON, body.into())
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    response
+}

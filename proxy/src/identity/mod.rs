@@ -1,0 +1,64 @@
+//! Who this sidecar is: it obtains an SVID from the CA, renews it long before it ends, and publishes it. Private keys are
+//! made here, are new for every SVID and never leave memory. It decides nothing about peers.
+
+mod issue;
+mod renew;
+mod request;
+mod schedule;
+
+use std::{sync::Arc, time::SystemTime};
+
+use squire_mesh::{bundle::RootDigest, tls::Svid};
+use tokio::sync::watch;
+
+pub use issue::IssueError;
+pub use renew::Renewal;
+pub(crate) use schedule::handover_point;
+
+/// Follows who we are: `borrow_and_update()` before use, `changed()` after it.
+pub type Receiver = watch::Receiver<Identity>;
+
+/// Who we are at this moment.
+#[derive(Debug, Clone, Default)]
+pub enum Identity {
+    /// Nobody yet.
+    #[default]
+    Waiting,
+    /// The SVID may be used.
+    Valid(Arc<Issued>),
+    /// The SVID has ended before it could be renewed: we are nobody.
+    Expired(Arc<Issued>),
+}
+
+/// An SVID that the CA issued to us and that verifies under our own roots.
+#[derive(Debug)]
+pub struct Issued {
+    /// Chain and key.
+    pub svid: Arc<Svid>,
+    /// Grows with every SVID; what was built on an older one is out of date.
+    pub generation: u64,
+    /// The root it stands on.
+    pub root: RootDigest,
+    /// The earliest end in its chain.
+    pub not_after: SystemTime,
+}
+
+impl Identity {
+    /// The SVID, if it may be used.
+    #[must_use]
+    pub fn valid(&self) -> Option<&Arc<Issued>> {
+        match self {
+            Self::Valid(issued) => Some(issued),
+            Self::Waiting | Self::Expired(_) => None,
+        }
+    }
+
+    /// The last SVID, even if it has ended.
+    #[must_use]
+    pub fn last(&self) -> Option<&Arc<Issued>> {
+        match self {
+            Self::Valid(issued) | Self::Expired(issued) => Some(issued),
+            Self::Waiting => None,
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Follows the control plane: one incremental xDS stream over mutual TLS, opened again whenever it ends, resumed with
+//! what is already held. The last good state stays for as long as there is no better one. It never reads what resources
+//! mean: that is the state's business.
+
+mod stream;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{sync::watch, time::sleep};
+
+use self::stream::{End, Stream, StreamError};
+use crate::{
+    backoff::Backoff,
+    channel::Channel,
+    config::Config,
+    identity::{self, Issued, handover_point},
+    roots::Roots,
+    state::{State, Store},
+    vitals::Vitals,
+};
+
+/// Bounds of the wait after a stream has ended.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(8);
+
+/// The task that follows the control plane.
+pub struct Client {
+    config: Arc<Config>,
+    roots: Roots,
+    identity: identity::Receiver,
+    store: Store,
+    state: State,
+    vitals: Arc<Vitals>,
+    channel: watch::Sender<Option<Channel>>,
+}
+
+impl Client {
+    /// The receiver holds the connection while the stream on it is open, for other calls to the control plane.
+    #[must_use]
+    pub fn new(
+        config: Arc<Config>,
+        roots: Roots,
+        identity: identity::Receiver,
+        store: Store,
+        vitals: Arc<Vitals>,
+    ) -> (Self, watch::Receiver<Option<Channel>>) {
+        let (channel, receiver) = watch::channel(None);
+        let state = store.follow();
+        let client = Self {
+            config,
+            roots,
+            identity,
+            store,
+            state,
+            vitals,
+            channel,
+        };
+        (client, receiver)
+    }
+
+    /// Runs until it is dropped.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
+        loop {
+            let Ok(issued) = self.valid_identity().await else {
+                return;
+            };
+            let ended = self.session(&issued, &mut backoff).await;
+            self.channel.send_replace(None);
+            match ended {
+                Ok(End::Handover) => tracing::debug!("opening the next stream under the newer SVID"),
+                Err(error) => {
+                    self.vitals.disconnected(error.failed_to_open());
+                    let wait = backoff.wait();
+                    let held = if self.state.borrow().tables.complete() {
+                        "the last good state stays"
+                    } else {
+                        "not ready"
+                    };
+                    tracing::warn!(%error, retry_in_ms = wait.as_millis(), "no stream from the control plane: {held}");
+                    sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for an SVID that may be used; an error when nobody will ever bring one.
+    async fn valid_identity(&mut self) -> Result<Arc<Issued>, watch::error::RecvError> {
+        loop {
+            if let Some(issued) = self.identity.borrow_and_update().valid() {
+                return Ok(Arc::clone(issued));
+            }
+            self.identity.changed().await?;
+        }
+    }
+
+    /// Opens a stream and follows it to its end.
+    async fn session(&mut self, issued: &Issued, backoff: &mut Backoff) -> Result<End, StreamError> {
+        let snapshot = Arc::clone(&self.state.borrow());
+        let (channel, bundles) = self
+            .roots
+            .connect(&self.config.control, Some(&issued.svid), &snapshot)
+            .await?;
+        self.store.bootstrap(bundles);
+        let mut stream = Stream::open(channel.clone(), &self.store, &self.config).await?;
+        tracing::info!(control = %self.config.control.address, "following the control plane");
+        self.vitals.connected();
+        self.channel.send_replace(Some(channel));
+        let handover = handover(self.identity.clone(), issued.generation, issued.not_after);
+        tokio::pin!(handover);
+        loop {
+            tokio::select! {
+                update = stream.next() => {
+                    stream.answer(update?, &mut self.store, &self.vitals).await?;
+                    backoff.reset();
+                }
+                () = &mut handover => return Ok(End::Handover),
+            }
+        }
+    }
+}
+
+/// Ends when the stream should be opened again: late in the life of its SVID, as soon as there is a newer one.
+async fn handover(mut identity: identity::Receiver, generation: u64, end: SystemTime) {
+    let point = handover_point(SystemTime::now(), end, rand::random());
+    sleep(point.duration_since(SystemTime::now()).unwrap_or_default()).await;
+    let newer = |identity: &identity::Identity| identity.valid().is_some_and(|issued| issued.generation > generation);
+    if identity.wait_for(newer).await.is_err() {
+        // Nobody renews any more: the process is ending.
+        std::future::pending::<()>().await;
+    }
+}
