@@ -7,6 +7,7 @@ pub mod config;
 mod error;
 pub mod facts;
 pub mod inventory;
+pub mod manifest;
 pub mod metrics;
 pub mod peer;
 mod plane;
