@@ -1,1 +1,16 @@
-//! Skeleton.
+//! The mini-CA: root, intermediate and leaf certificates of one trust domain; attesting who asks; a durable store; a log of
+//! everything that was signed. It knows no policy and no proxy, and never reads names out of a certificate request.
+
+pub mod attest;
+pub mod authority;
+pub mod csr;
+pub mod digest;
+pub mod hierarchy;
+pub mod log;
+pub mod profile;
+pub mod secret;
+pub mod service;
+pub mod state;
+pub mod status;
+pub mod store;
+pub mod token;

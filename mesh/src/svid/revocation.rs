@@ -93,14 +93,7 @@ impl Revocations {
     /// # Errors
     /// When its identity or its certificate was revoked.
     pub fn check(&self, peer: &VerifiedPeer) -> Result<(), Revoked> {
-        if let Some(entry) = self.identities.get(peer.id())
-            && entry.issued_before.is_none_or(|limit| peer.not_before() < limit)
-        {
-            return Err(Revoked::Identity {
-                id: peer.id().clone(),
-                reason: entry.reason.clone(),
-            });
-        }
+        self.check_identity(peer.id(), peer.not_before())?;
         match self.serials.get(peer.serial()) {
             None => Ok(()),
             Some(reason) => Err(Revoked::Certificate {
@@ -108,6 +101,20 @@ impl Revocations {
                 serial: peer.serial().clone(),
                 reason: reason.clone(),
             }),
+        }
+    }
+
+    /// Whether an identity may hold a certificate issued at that time.
+    ///
+    /// # Errors
+    /// When the identity was revoked.
+    pub fn check_identity(&self, id: &SpiffeId, issued: SystemTime) -> Result<(), Revoked> {
+        match self.identities.get(id) {
+            Some(entry) if entry.issued_before.is_none_or(|limit| issued < limit) => Err(Revoked::Identity {
+                id: id.clone(),
+                reason: entry.reason.clone(),
+            }),
+            _ => Ok(()),
         }
     }
 }

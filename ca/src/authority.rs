@@ -1,0 +1,321 @@
+//! The certificate authority at work: holds the hierarchy, signs leaves for attested identities, renews its intermediate, and
+//! says when the bundle changes. Nothing leaves it that is not in the issuance log, and nothing takes effect that is not
+//! in the store. It does not judge who asks: that is the attestors' work.
+
+mod issued;
+
+pub use issued::{IssueError, Issued};
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, SystemTime},
+};
+
+use rcgen::PublicKeyData;
+use rustls::pki_types::PrivateKeyDer;
+use squire_mesh::{
+    bundle::TrustBundle,
+    spiffe::{SpiffeId, TrustDomain},
+    tls::Svid,
+};
+use tokio::sync::watch;
+
+use crate::{
+    attest::Attested,
+    csr::Csr,
+    digest::Sha256,
+    hierarchy::{self, Hierarchy, HierarchyError, Signer},
+    log::{self, Event, Log, LogError, rfc3339},
+    profile::granted_ttl,
+    state::{State, StateError},
+    status::Status,
+    store::{Store, StoreError},
+};
+
+/// Share of an intermediate's life after which it is replaced, in percent.
+pub const INTERMEDIATE_RENEWAL_PERCENT: u32 = 50;
+/// How often [`CertificateAuthority::maintain`] looks, at least.
+const MAINTENANCE: Duration = Duration::from_secs(3600);
+/// Used and expired tokens are remembered that long, so that a replay is called one.
+const TOKEN_MEMORY: Duration = Duration::from_secs(24 * 3600);
+
+/// A CA that is open for business.
+pub struct CertificateAuthority {
+    store: Arc<dyn Store>,
+    log: Log,
+    domain: TrustDomain,
+    current: RwLock<Arc<Current>>,
+    bundle: watch::Sender<Arc<TrustBundle>>,
+    /// One change of the state at a time.
+    changing: Mutex<()>,
+}
+
+struct Current {
+    state: State,
+    hierarchy: Hierarchy,
+}
+
+/// Why a CA cannot be initialised or opened, or cannot change its state.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    /// The store failed, or is not what it should be.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The log failed, or was tampered with.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The state does not hold together.
+    #[error("the CA's state is not valid: {0}")]
+    State(#[from] StateError),
+    /// Keys and certificates could not be made.
+    #[error("{0}")]
+    Hierarchy(#[from] HierarchyError),
+}
+
+impl CertificateAuthority {
+    /// Founds a CA: makes root and intermediate, logs them, saves the state. Blocks.
+    ///
+    /// # Errors
+    /// When there is a CA in the store already, or the store fails; then nothing has taken effect.
+    pub fn init(store: &Arc<dyn Store>, domain: &TrustDomain, now: SystemTime) -> Result<Status, CaError> {
+        if let Some(existing) = store.load()? {
+            return Err(StoreError::AlreadyInitialised {
+                path: store.place(),
+                domain: existing.trust_domain,
+            }
+            .into());
+        }
+        log::begin(&**store)?;
+        let log = Log::open(Arc::clone(store))?;
+        let state = Hierarchy::found(domain, now)?;
+        let hierarchy = Hierarchy::load(&state)?;
+        log.append_blocking(root_event(hierarchy.root()), now)?;
+        let entries = log.append_blocking(intermediate_event(&hierarchy), now)?;
+        store.save(&state)?;
+        Ok(Status::of(&state, &hierarchy, entries))
+    }
+
+    /// Opens a CA, checks everything it remembers, and renews the intermediate if that is due. Blocks.
+    ///
+    /// # Errors
+    /// When there is none, it is damaged, it belongs to another trust domain than `wanted`, or the store fails.
+    pub fn open(store: Arc<dyn Store>, wanted: Option<&TrustDomain>, now: SystemTime) -> Result<Arc<Self>, CaError> {
+        let state = store.load()?.ok_or_else(|| StoreError::NotInitialised(store.place()))?;
+        let domain = state.domain()?;
+        if let Some(wanted) = wanted.filter(|wanted| **wanted != domain) {
+            let (found, wanted) = (domain.to_string(), wanted.to_string());
+            return Err(StoreError::OtherTrustDomain {
+                path: store.place(),
+                found,
+                wanted,
+            }
+            .into());
+        }
+        let log = Log::open(Arc::clone(&store))?;
+        let hierarchy = Hierarchy::load(&state)?;
+        let bundle = watch::Sender::new(Arc::new(hierarchy.bundle().clone()));
+        let current = RwLock::new(Arc::new(Current { state, hierarchy }));
+        let ca = Arc::new(Self {
+            store,
+            log,
+            domain,
+            current,
+            bundle,
+            changing: Mutex::new(()),
+        });
+        ca.renew_intermediate_if_due(now)?;
+        Ok(ca)
+    }
+
+    /// Whose CA this is.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.domain
+    }
+
+    /// The roots that peers must trust now.
+    #[must_use]
+    pub fn bundle(&self) -> Arc<TrustBundle> {
+        Arc::clone(&self.bundle.borrow())
+    }
+
+    /// Tells of every change of the bundle.
+    #[must_use]
+    pub fn watch_bundle(&self) -> watch::Receiver<Arc<TrustBundle>> {
+        self.bundle.subscribe()
+    }
+
+    /// What the CA holds and when it ends.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn status(&self) -> Result<Status, CaError> {
+        let current = self.current();
+        let entries = self.store.read_log()?.1.map_or(0, |head| head.count);
+        Ok(Status::of(&current.state, &current.hierarchy, entries))
+    }
+
+    /// When the intermediate is going to be renewed.
+    #[must_use]
+    pub fn renewal_due(&self) -> SystemTime {
+        self.current()
+            .hierarchy
+            .intermediate()
+            .validity()
+            .at_percent(INTERMEDIATE_RENEWAL_PERCENT)
+    }
+
+    /// When the intermediate ends: no leaf outlives it.
+    #[must_use]
+    pub fn intermediate_ends(&self) -> SystemTime {
+        self.current().hierarchy.intermediate().validity().not_after
+    }
+
+    /// Signs a leaf for an attested identity, and returns it once it is in the log. Names in the request play no part.
+    ///
+    /// # Errors
+    /// When the identity is not ours to sign, or signing or logging fails; then no certificate exists.
+    pub async fn issue(
+        &self,
+        attested: &Attested,
+        csr: &Csr,
+        ttl: Option<Duration>,
+        now: SystemTime,
+    ) -> Result<Issued, IssueError> {
+        self.issue_for(attested, csr.key(), csr.fingerprint(), ttl, now).await
+    }
+
+    /// An SVID for the control plane itself; its key is made here and never saved.
+    ///
+    /// # Errors
+    /// As [`CertificateAuthority::issue`].
+    pub async fn issue_own(&self, id: SpiffeId, ttl: Option<Duration>, now: SystemTime) -> Result<Svid, IssueError> {
+        let key = hierarchy::new_key().map_err(|error| IssueError::Sign(error.to_string()))?;
+        let fingerprint = Sha256::of(&key.subject_public_key_info());
+        let attested = Attested {
+            id,
+            attestor: "ca",
+            subject: "the control plane itself".into(),
+        };
+        let issued = self.issue_for(&attested, &key, fingerprint, ttl, now).await?;
+        Ok(Svid::new(
+            issued.chain,
+            PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+        )?)
+    }
+
+    async fn issue_for(
+        &self,
+        attested: &Attested,
+        key: &impl PublicKeyData,
+        fingerprint: Sha256,
+        ttl: Option<Duration>,
+        now: SystemTime,
+    ) -> Result<Issued, IssueError> {
+        let current = self.current();
+        let mut issued = issued::sign(&current.hierarchy, &attested.id, key, granted_ttl(ttl), now)?;
+        let event = Event::Issued {
+            id: attested.id.to_string(),
+            serial: issued.serial.to_string(),
+            not_before: rfc3339(issued.validity.not_before),
+            not_after: rfc3339(issued.validity.not_after),
+            key_sha256: fingerprint,
+            issuer: current.hierarchy.intermediate().key_id().to_owned(),
+            attestor: attested.attestor.to_owned(),
+            subject: attested.subject.clone(),
+        };
+        issued.entry = self.log.append(event, now).await?;
+        Ok(issued)
+    }
+
+    /// Renews the intermediate when half of its life is over: the new one is logged and saved before it signs. Blocks.
+    /// Says whether it was renewed.
+    ///
+    /// # Errors
+    /// When the root's key is not here, or log or store fail; the old intermediate goes on signing.
+    pub fn renew_intermediate_if_due(&self, now: SystemTime) -> Result<bool, CaError> {
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if now < self.renewal_due() {
+            return Ok(false);
+        }
+        let current = self.current();
+        let state = current.hierarchy.renew_intermediate(&current.state, now)?;
+        let hierarchy = Hierarchy::load(&state)?;
+        self.log.append_blocking(intermediate_event(&hierarchy), now)?;
+        self.store.save(&state)?;
+        self.adopt(state, hierarchy);
+        Ok(true)
+    }
+
+    /// Keeps the CA in order until it is dropped by the caller: renews the intermediate in time and forgets old tokens.
+    pub async fn maintain(self: Arc<Self>) {
+        loop {
+            let ca = Arc::clone(&self);
+            let done = tokio::task::spawn_blocking(move || ca.tidy(SystemTime::now())).await;
+            match done {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "the CA could not be kept in order; trying again"),
+                Err(error) => tracing::error!(%error, "the CA's upkeep was interrupted; trying again"),
+            }
+            let due = self
+                .renewal_due()
+                .duration_since(SystemTime::now())
+                .unwrap_or(Duration::from_secs(60));
+            tokio::time::sleep(due.clamp(Duration::from_secs(1), MAINTENANCE)).await;
+        }
+    }
+
+    fn tidy(&self, now: SystemTime) -> Result<(), CaError> {
+        if self.renew_intermediate_if_due(now)? {
+            tracing::info!(until = %rfc3339(self.intermediate_ends()), "the intermediate was renewed");
+        }
+        self.store.sweep_tokens(now - TOKEN_MEMORY)?;
+        Ok(())
+    }
+
+    fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Lets a state that was saved take effect.
+    fn adopt(&self, state: State, hierarchy: Hierarchy) {
+        let bundle = Arc::new(hierarchy.bundle().clone());
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Current { state, hierarchy });
+        self.bundle.send_if_modified(|old| {
+            let changed = old.sequence() != bundle.sequence();
+            if changed {
+                *old = bundle;
+            }
+            changed
+        });
+    }
+}
+
+fn root_event(root: &Signer) -> Event {
+    Event::Root {
+        key_id: root.key_id().to_owned(),
+        sha256: Sha256::of(root.der()),
+        not_after: rfc3339(root.validity().not_after),
+    }
+}
+
+fn intermediate_event(hierarchy: &Hierarchy) -> Event {
+    let intermediate = hierarchy.intermediate();
+    Event::Intermediate {
+        key_id: intermediate.key_id().to_owned(),
+        issuer: hierarchy.root().key_id().to_owned(),
+        sha256: Sha256::of(intermediate.der()),
+        not_after: rfc3339(intermediate.validity().not_after),
+    }
+}
+
+impl std::fmt::Debug for CertificateAuthority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CertificateAuthority")
+            .field("domain", &self.domain)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,479 @@
+//! Certificates as others see them, and the CA with a fault at every step of everything it writes.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use rcgen::{CertificateParams, KeyPair};
+use squire_mesh::{
+    bundle::TrustBundles,
+    svid::{Role, identify},
+};
+use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
+
+use super::*;
+use crate::{
+    log::{LogFault, verify},
+    profile,
+    store::{
+        DirStore, TokenStatus,
+        faults::{EVERY_SURVIVAL, Fault, MemoryDisk, Survives},
+    },
+    token::JoinToken,
+};
+
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+}
+
+fn days(n: u64) -> Duration {
+    Duration::from_secs(n * 86_400)
+}
+
+fn domain() -> TrustDomain {
+    "cluster.local".parse().unwrap()
+}
+
+fn web() -> SpiffeId {
+    "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap()
+}
+
+fn store(disk: &MemoryDisk) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(Arc::new(DirStore::on(disk.clone())?))
+}
+
+fn founded() -> MemoryDisk {
+    let disk = MemoryDisk::default();
+    CertificateAuthority::init(&store(&disk).unwrap(), &domain(), now()).unwrap();
+    disk
+}
+
+fn open(disk: &MemoryDisk) -> Arc<CertificateAuthority> {
+    CertificateAuthority::open(store(disk).unwrap(), None, now()).unwrap()
+}
+
+fn csr() -> Csr {
+    let params = CertificateParams::new(vec!["spiffe://cluster.local/ns/evil/sa/evil".to_owned()]).unwrap();
+    Csr::parse(params.serialize_request(&KeyPair::generate().unwrap()).unwrap().der()).unwrap()
+}
+
+fn attested(id: SpiffeId) -> Attested {
+    Attested {
+        id,
+        attestor: "test",
+        subject: "t".into(),
+    }
+}
+
+/// Issues outside of any runtime, as the fault tests do.
+fn issue(ca: &CertificateAuthority) -> Result<Issued, IssueError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(ca.issue(&attested(web()), &csr(), None, now()))
+}
+
+#[test]
+fn a_leaf_has_every_line_of_the_profile_and_passes_the_door() {
+    let ca = open(&founded());
+    let issued = issue(&ca).unwrap();
+    let bundles = TrustBundles::new([(*ca.bundle()).clone()]);
+    let peer = identify(&issued.chain, &bundles, now(), Role::Client).unwrap();
+    assert_eq!((peer.id(), peer.serial()), (&web(), &issued.serial));
+    assert_eq!(peer.not_before(), now() - profile::BACKDATE);
+    assert_eq!(peer.not_after(), now() + profile::DEFAULT_TTL);
+
+    let (_, leaf) = X509Certificate::from_der(&issued.chain[0]).unwrap();
+    assert_eq!(leaf.subject().iter().count(), 0);
+    let names = leaf.subject_alternative_name().unwrap().unwrap();
+    assert!(names.critical, "the subject is empty");
+    assert_eq!(
+        names.value.general_names.len(),
+        1,
+        "names of the request are not taken over"
+    );
+    let usage = leaf.key_usage().unwrap().unwrap();
+    assert!(
+        usage.critical && usage.value.flags == 1,
+        "digitalSignature and nothing else"
+    );
+    let extended = leaf.extended_key_usage().unwrap().unwrap().value;
+    assert!(extended.server_auth && extended.client_auth && !extended.any && extended.other.is_empty());
+    let constraints = leaf.basic_constraints().unwrap().unwrap();
+    assert!(!constraints.value.ca);
+    let (_, intermediate) = X509Certificate::from_der(&issued.chain[1]).unwrap();
+    assert_eq!(
+        key_ids(&leaf).1,
+        key_ids(&intermediate).0,
+        "the authority key identifier names the intermediate"
+    );
+    assert!(intermediate.is_ca() && intermediate.key_usage().unwrap().unwrap().value.key_cert_sign());
+    assert_eq!(issued.pem_chain().len(), 3, "leaf, intermediate, root");
+}
+
+fn key_ids(cert: &X509Certificate<'_>) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+    let (mut own, mut authority) = (None, None);
+    for extension in cert.extensions() {
+        match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => own = Some(id.0.to_vec()),
+            ParsedExtension::AuthorityKeyIdentifier(id) => {
+                authority = id.key_identifier.as_ref().map(|id| id.0.to_vec())
+            }
+            _ => {}
+        }
+    }
+    (own, authority)
+}
+
+#[test]
+fn a_leaf_never_outlives_its_intermediate_and_none_is_signed_outside_its_time() {
+    let disk = founded();
+    let ca = open(&disk);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let at = |time| runtime.block_on(ca.issue(&attested(web()), &csr(), Some(days(9)), time));
+    let end = ca.intermediate_ends();
+    assert_eq!(at(now()).unwrap().validity.not_after, now() + profile::MAX_TTL);
+    assert_eq!(at(end - Duration::from_secs(600)).unwrap().validity.not_after, end);
+    assert!(matches!(at(end), Err(IssueError::Intermediate { .. })));
+    assert!(matches!(at(now() - days(1)), Err(IssueError::Intermediate { .. })));
+}
+
+#[test]
+fn only_workloads_of_the_own_trust_domain_are_signed() {
+    let ca = open(&founded());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for id in ["spiffe://other.example/ns/a/sa/b", "spiffe://cluster.local"] {
+        let refused = runtime.block_on(ca.issue(&attested(id.parse().unwrap()), &csr(), None, now()));
+        assert!(matches!(refused, Err(IssueError::NotOurs { .. })), "{id}");
+    }
+}
+
+#[test]
+fn the_control_plane_gets_an_svid_of_its_own() {
+    let ca = open(&founded());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let svid = runtime.block_on(ca.issue_own(web(), None, now())).unwrap();
+    assert_eq!((svid.id(), svid.chain().len()), (&web(), 2));
+}
+
+#[test]
+fn the_intermediate_is_renewed_at_half_its_life_and_old_leaves_stay_good() {
+    let disk = founded();
+    let ca = open(&disk);
+    let old = issue(&ca).unwrap();
+    let due = ca.renewal_due();
+    assert_eq!(
+        due,
+        now() - profile::BACKDATE + (profile::INTERMEDIATE_LIFE + profile::BACKDATE) / 2
+    );
+    assert!(!ca.renew_intermediate_if_due(due - Duration::from_secs(1)).unwrap());
+    assert!(ca.renew_intermediate_if_due(due).unwrap());
+    assert!(ca.renewal_due() > due);
+    let new = issue_at(&ca, due).unwrap();
+    assert_ne!(old.chain[1], new.chain[1]);
+    let bundles = TrustBundles::new([(*ca.bundle()).clone()]);
+    identify(&old.chain, &bundles, now(), Role::Client).unwrap();
+    identify(&new.chain, &bundles, due, Role::Client).unwrap();
+    drop(ca);
+    let again = CertificateAuthority::open(store(&disk).unwrap(), None, due).unwrap();
+    assert_eq!(
+        issue_at(&again, due).unwrap().chain[1],
+        new.chain[1],
+        "the new intermediate was saved"
+    );
+}
+
+fn issue_at(ca: &CertificateAuthority, time: SystemTime) -> Result<Issued, IssueError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(ca.issue(&attested(web()), &csr(), None, time))
+}
+
+#[test]
+fn a_ca_is_not_founded_twice_nor_opened_for_another_trust_domain() {
+    let disk = founded();
+    let twice = CertificateAuthority::init(&store(&disk).unwrap(), &domain(), now());
+    assert!(matches!(
+        twice,
+        Err(CaError::Store(StoreError::AlreadyInitialised { .. }))
+    ));
+    let other: TrustDomain = "other.example".parse().unwrap();
+    let error = CertificateAuthority::open(store(&disk).unwrap(), Some(&other), now()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("for trust domain cluster.local, not other.example"),
+        "{error}"
+    );
+    let none = CertificateAuthority::open(store(&MemoryDisk::default()).unwrap(), None, now());
+    assert!(matches!(none, Err(CaError::Store(StoreError::NotInitialised(_)))));
+}
+
+#[test]
+fn damaged_files_are_named_with_the_reason() {
+    let state = Path::new("/ca/state.json");
+    type Change<'a> = &'a dyn Fn(&mut Vec<u8>);
+    let changes: [(Change<'_>, &str); 4] = [
+        (&|bytes| bytes.truncate(bytes.len() / 2), "EOF"),
+        (&|bytes| bytes.clear(), "EOF"),
+        (&|bytes| replace(bytes, "\"version\": 1", "\"version\": 9"), "version 9"),
+        (
+            &|bytes| replace(bytes, "cluster.local", "a b"),
+            "trust domain is not valid",
+        ),
+    ];
+    for (change, reason) in changes {
+        let disk = founded();
+        disk.tamper(state, change);
+        let error = CertificateAuthority::open(store(&disk).unwrap(), None, now())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("/ca/state.json: damaged") && error.contains(reason),
+            "{error}"
+        );
+        assert!(error.contains("backup") && !error.contains("PRIVATE"), "{error}");
+    }
+}
+
+fn replace(bytes: &mut Vec<u8>, from: &str, to: &str) {
+    *bytes = String::from_utf8(bytes.clone()).unwrap().replace(from, to).into_bytes();
+}
+
+#[test]
+fn another_cas_key_or_intermediate_is_noticed() {
+    let (ours, theirs) = (founded(), founded());
+    let read = |disk: &MemoryDisk| store(disk).unwrap().load().unwrap().unwrap();
+    let mut state = read(&ours);
+    state.intermediate.key = read(&theirs).intermediate.key;
+    assert!(matches!(
+        Hierarchy::load(&state),
+        Err(HierarchyError::Key {
+            what: "intermediate",
+            ..
+        })
+    ));
+    let mut state = read(&ours);
+    state.intermediate = read(&theirs).intermediate;
+    state.intermediate.root.clone_from(&state.active_root);
+    assert!(matches!(Hierarchy::load(&state), Err(HierarchyError::NotSigned(_))));
+    let mut state = read(&ours);
+    state.roots[0].key = None;
+    let hierarchy = Hierarchy::load(&state).unwrap();
+    assert!(matches!(
+        hierarchy.renew_intermediate(&state, now()),
+        Err(HierarchyError::RootOffline(_))
+    ));
+}
+
+#[test]
+fn a_tampered_log_keeps_the_ca_from_opening() {
+    let log = Path::new("/ca/log.jsonl");
+    let disk = founded();
+    issue(&open(&disk)).unwrap();
+    for change in [
+        (|bytes: &mut Vec<u8>| bytes.truncate(10)) as fn(&mut Vec<u8>),
+        |bytes| bytes[20] ^= 1,
+        Vec::clear,
+    ] {
+        let disk = disk.copy();
+        disk.tamper(log, change);
+        let error = CertificateAuthority::open(store(&disk).unwrap(), None, now()).unwrap_err();
+        assert!(matches!(error, CaError::Log(LogError::Fault(_))), "{error}");
+    }
+}
+
+#[test]
+fn hundreds_of_issues_at_once_are_all_logged_in_order() {
+    let disk = founded();
+    let ca = open(&disk);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let csr = csr();
+        let many: Vec<_> = (0..300)
+            .map(|_| {
+                let (ca, csr) = (Arc::clone(&ca), csr.clone());
+                tokio::spawn(async move { ca.issue(&attested(web()), &csr, None, now()).await })
+            })
+            .collect();
+        for task in many {
+            task.await.unwrap().unwrap();
+        }
+    });
+    let (bytes, head) = store(&disk).unwrap().read_log().unwrap();
+    let mut serials = std::collections::HashSet::new();
+    let verified = verify(&bytes, head.as_ref(), |entry| {
+        if let Event::Issued { serial, .. } = entry.event {
+            serials.insert(serial);
+        }
+    });
+    assert_eq!(verified.unwrap().head.count, 302);
+    assert_eq!(serials.len(), 300);
+}
+
+// ---- a fault at every step -------------------------------------------------------------------------------------------
+
+/// Runs `action` on copies of `disk` with every fault at each of its write operations, and has `check` look at what is found
+/// afterwards: by the same process where it goes on, by a new one where power was lost.
+fn at_every_step<T>(
+    disk: &MemoryDisk,
+    action: impl Fn(&MemoryDisk) -> Result<T, String>,
+    check: impl Fn(&MemoryDisk, bool, &str),
+) {
+    let dry = disk.copy();
+    assert!(action(&dry).is_ok(), "the action works without faults");
+    let steps = dry.operations();
+    assert!(steps >= 2, "the action writes");
+    for step in 0..steps {
+        for fault in [Fault::Refused, Fault::Half, Fault::PowerLost] {
+            for survives in EVERY_SURVIVAL {
+                let disk = disk.copy();
+                disk.arm(step, fault);
+                let done = action(&disk).is_ok();
+                check(
+                    &disk.restart(survives),
+                    done,
+                    &format!("step {step} {fault:?} {survives:?}"),
+                );
+            }
+        }
+    }
+}
+
+fn opens(disk: &MemoryDisk, context: &str) -> Arc<CertificateAuthority> {
+    match store(disk)
+        .map_err(CaError::from)
+        .and_then(|store| CertificateAuthority::open(store, None, now()))
+    {
+        Ok(ca) => ca,
+        Err(error) => panic!("{context}: {error}"),
+    }
+}
+
+#[test]
+fn founding_with_a_fault_at_every_step_leaves_a_ca_or_none() {
+    let found = |disk: &MemoryDisk| {
+        let store = store(disk).map_err(|e| e.to_string())?;
+        CertificateAuthority::init(&store, &domain(), now()).map_err(|e| e.to_string())
+    };
+    at_every_step(&MemoryDisk::default(), found, |disk, done, context| {
+        let there = store(disk)
+            .unwrap()
+            .load()
+            .unwrap_or_else(|error| panic!("{context}: {error}"))
+            .is_some();
+        assert!(there || !done, "{context}: what was reported as done is there");
+        if !there {
+            found(disk).unwrap_or_else(|error| panic!("{context}: founding again: {error}"));
+        }
+        issue(&opens(disk, context)).unwrap_or_else(|error| panic!("{context}: {error}"));
+    });
+}
+
+#[test]
+fn renewing_the_intermediate_with_a_fault_at_every_step_leaves_the_old_or_the_new_one() {
+    let disk = founded();
+    let intermediate = |disk: &MemoryDisk| store(disk).unwrap().load().unwrap().unwrap().intermediate.certificate;
+    let (old, due) = (intermediate(&disk), open(&disk).renewal_due());
+    let renew = |disk: &MemoryDisk| {
+        let store = store(disk).map_err(|e| e.to_string())?;
+        let ca = CertificateAuthority::open(store, None, now()).map_err(|e| e.to_string())?;
+        ca.renew_intermediate_if_due(ca.renewal_due())
+            .map_err(|e| e.to_string())
+    };
+    at_every_step(&disk, renew, |disk, done, context| {
+        let ca = opens(disk, context);
+        assert!(
+            !done || intermediate(disk) != old,
+            "{context}: what was reported as done is there"
+        );
+        let issued = issue_at(&ca, due).unwrap_or_else(|error| panic!("{context}: {error}"));
+        let bundles = TrustBundles::new([(*ca.bundle()).clone()]);
+        identify(&issued.chain, &bundles, due, Role::Client).unwrap();
+    });
+}
+
+#[test]
+fn making_a_token_with_a_fault_at_every_step_leaves_it_whole_or_not_at_all() {
+    let make = |disk: &MemoryDisk| {
+        let store = store(disk).map_err(|e| e.to_string())?;
+        let token = JoinToken::create(&*store, "cluster.local", &web(), Duration::from_secs(60), now());
+        token.map(|token| token.digest()).map_err(|e| e.to_string())
+    };
+    at_every_step(&founded(), make, |disk, done, context| {
+        opens(disk, context);
+        let names = crate::store::disk::Disk::list(disk, Path::new("/ca/tokens")).unwrap();
+        assert!(
+            names.len() == 1 || !done,
+            "{context}: what was reported as done is there"
+        );
+        for name in names {
+            let digest = name
+                .strip_suffix(".json")
+                .unwrap_or_else(|| panic!("{context}: {name}"))
+                .parse()
+                .unwrap();
+            let status = store(disk).unwrap().token(&digest);
+            assert!(matches!(status, Ok(TokenStatus::Fresh(_))), "{context}: {status:?}");
+        }
+    });
+}
+
+#[test]
+fn using_a_token_with_a_fault_at_every_step_never_gives_it_back_once_it_was_accepted() {
+    let disk = founded();
+    let keep = store(&disk).unwrap();
+    let token = JoinToken::create(&*keep, "cluster.local", &web(), Duration::from_secs(60), now())
+        .unwrap()
+        .digest();
+    let redeem = |disk: &MemoryDisk| match store(disk).and_then(|store| store.use_token(&token)) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("gone".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    at_every_step(&disk, redeem, |disk, done, context| {
+        opens(disk, context);
+        let status = store(disk)
+            .unwrap()
+            .token(&token)
+            .unwrap_or_else(|error| panic!("{context}: {error}"));
+        assert!(!done || status == TokenStatus::Used, "{context}: {status:?}");
+        assert_ne!(status, TokenStatus::Unknown, "{context}");
+    });
+}
+
+#[test]
+fn logging_with_a_fault_at_every_step_keeps_every_acknowledged_entry_and_a_valid_chain() {
+    let disk = founded();
+    let count = |disk: &MemoryDisk| store(disk).unwrap().read_log().unwrap().1.unwrap().count;
+    let before = count(&disk);
+    let append = |disk: &MemoryDisk| issue(&open(disk)).map(|issued| issued.entry).map_err(|e| e.to_string());
+    at_every_step(&disk, append, |disk, done, context| {
+        let ca = opens(disk, context);
+        let after = count(disk);
+        assert!(after == before + 1 || (!done && after == before), "{context}: {after}");
+        assert_eq!(issue(&ca).unwrap().entry, after + 1, "{context}");
+    });
+}
+
+#[test]
+fn after_a_failed_write_the_same_process_goes_on_with_a_valid_log() {
+    let dry = founded();
+    let ca = open(&dry);
+    let start = dry.operations();
+    issue(&ca).unwrap();
+    let steps = dry.operations() - start;
+    for step in 0..steps {
+        for fault in [Fault::Refused, Fault::Half] {
+            let disk = founded();
+            let ca = open(&disk);
+            disk.arm(step, fault);
+            assert!(matches!(issue(&ca), Err(IssueError::Log(_))), "step {step} {fault:?}");
+            let next = issue(&ca).unwrap().entry;
+            drop(ca);
+            let (bytes, head) = store(&disk.restart(Survives::Nothing)).unwrap().read_log().unwrap();
+            let verified = verify(&bytes, head.as_ref(), |_| {})
+                .unwrap_or_else(|error: LogFault| panic!("step {step} {fault:?}: {error}"));
+            assert_eq!(verified.head.count, next, "step {step} {fault:?}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The one writer of the issuance log. It gathers what is waiting, appends it with one sync, and answers only then: whoever
+//! holds a certificate finds it in the log. It never drops an entry silently.
+
+use std::{sync::Arc, thread, time::SystemTime};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Event, Head, LogFault, verify};
+use crate::store::{Store, StoreError};
+
+/// Entries that may wait.
+const QUEUE: usize = 1024;
+/// Entries that share one sync at most.
+const BATCH: usize = 256;
+
+/// A handle to the writer; it ends when the last handle is dropped.
+#[derive(Debug, Clone)]
+pub struct Log {
+    queue: mpsc::Sender<Pending>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    event: Event,
+    now: SystemTime,
+    done: oneshot::Sender<Result<u64, LogError>>,
+}
+
+/// Why an entry is not in the log.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LogError {
+    /// The store failed.
+    #[error("the issuance log cannot be written: {0}")]
+    Store(Arc<StoreError>),
+    /// What is there was tampered with.
+    #[error(
+        "the issuance log does not hold together: {0}; restore log.jsonl and log.head from a backup, and find out who changed them"
+    )]
+    Fault(LogFault),
+    /// The writer is gone.
+    #[error("the issuance log is closed: the CA is stopping")]
+    Closed,
+}
+
+impl From<StoreError> for LogError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+impl Log {
+    /// Checks the log, clears what a crash left at its end, and starts the writer.
+    ///
+    /// # Errors
+    /// When the log cannot be read or was tampered with.
+    pub fn open(store: Arc<dyn Store>) -> Result<Self, LogError> {
+        let head = recover(&*store)?;
+        Self::start(store, head)
+    }
+
+    fn start(store: Arc<dyn Store>, head: Head) -> Result<Self, LogError> {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let writer = Writer {
+            store,
+            head,
+            dirty: false,
+        };
+        thread::Builder::new()
+            .name("issuance-log".into())
+            .spawn(move || writer.run(waiting))
+            .map_err(|source| StoreError::Io {
+                path: "thread".into(),
+                action: "start the log writer",
+                source,
+            })?;
+        Ok(Self { queue })
+    }
+
+    /// Appends an entry; returns its number once it is durable.
+    ///
+    /// # Errors
+    /// When it could not be made durable: then what it tells of must not take effect.
+    pub async fn append(&self, event: Event, now: SystemTime) -> Result<u64, LogError> {
+        let (done, answer) = oneshot::channel();
+        self.queue
+            .send(Pending { event, now, done })
+            .await
+            .map_err(|_| LogError::Closed)?;
+        answer.await.map_err(|_| LogError::Closed)?
+    }
+
+    /// As [`Log::append`], for callers outside of async code.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub fn append_blocking(&self, event: Event, now: SystemTime) -> Result<u64, LogError> {
+        let (done, answer) = oneshot::channel();
+        self.queue
+            .blocking_send(Pending { event, now, done })
+            .map_err(|_| LogError::Closed)?;
+        answer.blocking_recv().map_err(|_| LogError::Closed)?
+    }
+}
+
+/// Makes an empty log where there is none yet.
+pub(crate) fn begin(store: &dyn Store) -> Result<(), LogError> {
+    let (bytes, head) = store.read_log()?;
+    if head.is_none_or(|head| head == Head::EMPTY) && bytes.is_empty() {
+        store.cut_log(&Head::EMPTY)?;
+    }
+    Ok(())
+}
+
+/// Verifies the log; whole lines beyond the head are kept, a torn one is cut off.
+pub(crate) fn recover(store: &dyn Store) -> Result<Head, LogError> {
+    let (bytes, head) = store.read_log()?;
+    let recorded = head.ok_or(LogError::Fault(LogFault::NoHead))?;
+    let verified = verify(&bytes, Some(&recorded), |_| {}).map_err(LogError::Fault)?;
+    if verified.head != recorded || verified.torn > 0 {
+        store.cut_log(&verified.head)?;
+    }
+    Ok(verified.head)
+}
+
+struct Writer {
+    store: Arc<dyn Store>,
+    head: Head,
+    /// The last append failed: what it left behind must be cut off first.
+    dirty: bool,
+}
+
+impl Writer {
+    fn run(mut self, mut waiting: mpsc::Receiver<Pending>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while let Some(first) = waiting.blocking_recv() {
+            batch.push(first);
+            while batch.len() < BATCH
+                && let Ok(next) = waiting.try_recv()
+            {
+                batch.push(next);
+            }
+            self.write(&mut batch);
+        }
+    }
+
+    fn write(&mut self, batch: &mut Vec<Pending>) {
+        let mut lines = Vec::new();
+        let mut head = self.head;
+        let mut answers = Vec::with_capacity(batch.len());
+        for pending in batch.drain(..) {
+            match head.extend(pending.event, pending.now) {
+                Ok((line, next)) => {
+                    lines.extend(line);
+                    head = next;
+                    answers.push((pending.done, next.count));
+                }
+                // An event is plain text and always becomes JSON; should it not, its sender hears "closed".
+                Err(error) => tracing::error!(%error, "an issuance log entry could not be written as JSON"),
+            }
+        }
+        let result = self.commit(&lines, &head);
+        for (done, number) in answers {
+            // A sender that no longer waits has given up on its certificate.
+            let _ = done.send(result.clone().map(|()| number));
+        }
+    }
+
+    fn commit(&mut self, lines: &[u8], head: &Head) -> Result<(), LogError> {
+        if self.dirty {
+            self.store.cut_log(&self.head)?;
+            self.dirty = false;
+        }
+        if let Err(error) = self.store.append_log(lines, head) {
+            self.dirty = true;
+            tracing::error!(%error, "the issuance log cannot be written: no certificate is issued until it can");
+            return Err(error.into());
+        }
+        self.head = *head;
+        Ok(())
+    }
+}

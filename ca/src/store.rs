@@ -1,0 +1,174 @@
+//! Where a CA keeps what it must remember, behind one trait: the state document, the join tokens, the issuance log. A store
+//! knows durability and exclusivity; it never interprets certificates and never signs.
+
+mod dir;
+pub mod disk;
+#[cfg(test)]
+pub(crate) mod faults;
+mod lock;
+
+pub use dir::DirStore;
+pub use lock::Owner;
+
+use std::{path::PathBuf, time::SystemTime};
+
+use crate::{
+    digest::Sha256,
+    log::Head,
+    state::{State, StateError},
+    token::TokenRecord,
+};
+
+/// A durable store. Every method that changes something returns only when the change survives a power cut; an error means
+/// that the old or the new content will be found, never a mixture. Methods block: call them where blocking is allowed.
+pub trait Store: Send + Sync + 'static {
+    /// Where it is, for messages.
+    fn place(&self) -> PathBuf;
+
+    /// The state; `None` before a CA was initialised here.
+    ///
+    /// # Errors
+    /// When it cannot be read or is damaged.
+    fn load(&self) -> Result<Option<State>, StoreError>;
+
+    /// Replaces the state.
+    ///
+    /// # Errors
+    /// When it could not be made durable.
+    fn save(&self, state: &State) -> Result<(), StoreError>;
+
+    /// Keeps a new join token. Safe from any process.
+    ///
+    /// # Errors
+    /// When it could not be made durable.
+    fn add_token(&self, digest: &Sha256, record: &TokenRecord) -> Result<(), StoreError>;
+
+    /// Looks a join token up without using it.
+    ///
+    /// # Errors
+    /// When its record cannot be read or is damaged.
+    fn token(&self, digest: &Sha256) -> Result<TokenStatus, StoreError>;
+
+    /// Uses a join token up; `false` when it is no longer there to be used.
+    ///
+    /// # Errors
+    /// When that could not be made durable; the token must then be taken for used.
+    fn use_token(&self, digest: &Sha256) -> Result<bool, StoreError>;
+
+    /// Forgets tokens that expired before `limit`.
+    ///
+    /// # Errors
+    /// When the tokens cannot be listed or removed.
+    fn sweep_tokens(&self, limit: SystemTime) -> Result<usize, StoreError>;
+
+    /// The issuance log and its head.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn read_log(&self) -> Result<(Vec<u8>, Option<Head>), StoreError>;
+
+    /// Appends whole lines to the log, then moves the head.
+    ///
+    /// # Errors
+    /// When that could not be made durable; call [`Store::cut_log`] before the next try.
+    fn append_log(&self, lines: &[u8], head: &Head) -> Result<(), StoreError>;
+
+    /// Sets the head, then cuts everything after it off the log.
+    ///
+    /// # Errors
+    /// When that could not be made durable.
+    fn cut_log(&self, head: &Head) -> Result<(), StoreError>;
+}
+
+/// What is known of a join token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenStatus {
+    /// Never made here, or forgotten.
+    Unknown,
+    /// Not used yet.
+    Fresh(TokenRecord),
+    /// Used before.
+    Used,
+}
+
+/// Why a store failed: where, what, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file operation failed.
+    #[error("{path}: cannot {action}: {source}{}", hint(source))]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What was attempted.
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// There is no CA.
+    #[error("{0}: there is no CA here: run `squire ca init --dir {0} --trust-domain NAME`")]
+    NotInitialised(PathBuf),
+    /// There is one already.
+    #[error(
+        "{path}: there is a CA for trust domain {domain} here already: use another directory, or remove this one if nothing needs it"
+    )]
+    AlreadyInitialised {
+        /// Which directory.
+        path: PathBuf,
+        /// Whose CA is there.
+        domain: String,
+    },
+    /// The directory belongs to another mesh.
+    #[error(
+        "{path}: this CA is for trust domain {found}, not {wanted}: name the right directory, or start with --trust-domain {found}"
+    )]
+    OtherTrustDomain {
+        /// Which directory.
+        path: PathBuf,
+        /// Whose CA is there.
+        found: String,
+        /// Whose was wanted.
+        wanted: String,
+    },
+    /// Another process uses it.
+    #[error("{path}: in use by process {owner}: only one process may run a CA; stop that one first")]
+    Locked {
+        /// Which directory.
+        path: PathBuf,
+        /// Its process ID, if it left it.
+        owner: String,
+    },
+    /// Opened without the lock.
+    #[error("{0}: opened for reading only: another process runs this CA")]
+    ReadOnly(PathBuf),
+    /// Others can read the keys.
+    #[error("{path}: mode {mode:04o} lets other users in, and private keys are inside: run `chmod {fix} {path}`")]
+    Permissions {
+        /// Which file or directory.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+        /// The mode it should have.
+        fix: &'static str,
+    },
+    /// A file's content is damaged.
+    #[error("{path}: damaged: {reason}; restore it from a backup")]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The state to be saved is not one.
+    #[error("the new state is not valid and was not saved: {0}")]
+    State(#[from] StateError),
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => "; run as the user who owns it, or correct its permissions",
+        std::io::ErrorKind::ReadOnlyFilesystem => "; the file system is mounted read-only: name a writable directory",
+        std::io::ErrorKind::StorageFull => "; the disk is full: make room",
+        std::io::ErrorKind::NotFound => "; check the path",
+        _ => "",
+    }
+}

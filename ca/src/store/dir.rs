@@ -1,0 +1,372 @@
+//! The store in a directory: `state.json` (the state, keys included), `tokens/` (one file per join token, named by its
+//! hash), `log.jsonl` and `log.head` (the issuance log), `lock`. Directory 0700, files 0600. Every file but the log is
+//! replaced as a whole: write aside, fsync, rename, fsync the directory. It never leaves a file half-written under its name.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use super::{
+    Owner, Store, StoreError, TokenStatus,
+    disk::{Disk, RealDisk},
+    lock::{self, Lock},
+};
+use crate::{
+    digest::Sha256,
+    log::Head,
+    state::{State, StateError},
+    token::TokenRecord,
+};
+
+const STATE: &str = "state.json";
+const LOG: &str = "log.jsonl";
+const HEAD: &str = "log.head";
+const TOKENS: &str = "tokens";
+/// Written aside under this ending, then renamed.
+const ASIDE: &str = ".new";
+const FRESH: &str = ".json";
+const USED: &str = ".used";
+
+/// A CA's directory.
+#[derive(Debug)]
+pub struct DirStore<D: Disk = RealDisk> {
+    dir: PathBuf,
+    disk: D,
+    lock: Access,
+}
+
+#[derive(Debug)]
+enum Access {
+    Locked(Lock),
+    /// No lock: reads, and tokens may be added.
+    Shared,
+    #[cfg(test)]
+    Test,
+}
+
+impl DirStore {
+    /// Makes the directory if need be, locks it, and checks its permissions.
+    ///
+    /// # Errors
+    /// When it cannot be made or locked, or other users may look into it.
+    pub fn create(dir: &Path) -> Result<Self, StoreError> {
+        for new in [dir.to_owned(), dir.join(TOKENS)] {
+            match fs::DirBuilder::new().mode(0o700).recursive(true).create(&new) {
+                Ok(()) => {}
+                Err(source) => {
+                    return Err(StoreError::Io {
+                        path: new,
+                        action: "create the directory",
+                        source,
+                    });
+                }
+            }
+        }
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            let sync = RealDisk.sync_dir(parent);
+            sync.map_err(|source| StoreError::Io {
+                path: parent.to_owned(),
+                action: "sync",
+                source,
+            })?;
+        }
+        Self::open(dir)
+    }
+
+    /// Locks an existing directory and checks its permissions; leftovers of an interrupted write are cleared away.
+    ///
+    /// # Errors
+    /// When it is missing or locked by another process, or other users may look into it.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        check_permissions(dir)?;
+        let lock = Access::Locked(Lock::take(dir)?);
+        let store = Self {
+            dir: dir.to_owned(),
+            disk: RealDisk,
+            lock,
+        };
+        store.clear_leftovers()?;
+        Ok(store)
+    }
+
+    /// Opens a directory that another process may be running: for reading, and for adding tokens.
+    ///
+    /// # Errors
+    /// When it is missing or other users may look into it.
+    pub fn shared(dir: &Path) -> Result<Self, StoreError> {
+        check_permissions(dir)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            disk: RealDisk,
+            lock: Access::Shared,
+        })
+    }
+
+    /// Tells other processes where our CA service listens.
+    ///
+    /// # Errors
+    /// When the note cannot be written.
+    pub fn advertise(&self, address: SocketAddr) -> Result<(), StoreError> {
+        match &self.lock {
+            Access::Locked(lock) => lock.note(Some(address)),
+            _ => Err(StoreError::ReadOnly(self.dir.clone())),
+        }
+    }
+
+    /// Who runs the CA of a directory; `None` when nobody does.
+    #[must_use]
+    pub fn owner(dir: &Path) -> Option<Owner> {
+        lock::owner(dir)
+    }
+}
+
+impl<D: Disk> DirStore<D> {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    #[cfg(test)]
+    pub(crate) fn on(disk: D) -> Result<Self, StoreError> {
+        let store = Self {
+            dir: PathBuf::from("/ca"),
+            disk,
+            lock: Access::Test,
+        };
+        store.clear_leftovers()?;
+        Ok(store)
+    }
+
+    fn exclusive(&self) -> Result<(), StoreError> {
+        match self.lock {
+            Access::Shared => Err(StoreError::ReadOnly(self.dir.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Replaces a file as a whole, durably.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let aside = aside(path);
+        run(&aside, "create", self.disk.create(&aside))?;
+        run(&aside, "write", self.disk.append(&aside, bytes))?;
+        run(&aside, "sync", self.disk.sync(&aside))?;
+        run(path, "rename the new file into place", self.disk.rename(&aside, path))?;
+        self.sync_parent(path)
+    }
+
+    fn sync_parent(&self, path: &Path) -> Result<(), StoreError> {
+        let parent = path.parent().unwrap_or(&self.dir);
+        run(parent, "sync the directory", self.disk.sync_dir(parent))
+    }
+
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.disk.read(path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StoreError::Io {
+                path: path.to_owned(),
+                action: "read",
+                source,
+            }),
+        }
+    }
+
+    fn write_head(&self, head: &Head) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec(head).map_err(|error| StateError::Json(error.to_string()))?;
+        self.replace(&self.dir.join(HEAD), &bytes)
+    }
+
+    /// Removes what an interrupted write left aside.
+    fn clear_leftovers(&self) -> Result<(), StoreError> {
+        for dir in [self.dir.clone(), self.dir.join(TOKENS)] {
+            for name in run(&dir, "list", self.disk.list(&dir))? {
+                if name.ends_with(ASIDE) {
+                    let path = dir.join(name);
+                    run(&path, "remove", self.disk.remove(&path))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn token_path(&self, digest: &Sha256, ending: &str) -> PathBuf {
+        self.dir.join(TOKENS).join(format!("{digest}{ending}"))
+    }
+
+    fn read_token(&self, path: &Path) -> Result<Option<TokenRecord>, StoreError> {
+        let Some(bytes) = self.read(path)? else { return Ok(None) };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| StoreError::Damaged {
+                path: path.to_owned(),
+                reason: error.to_string(),
+            })
+    }
+}
+
+impl<D: Disk> Store for DirStore<D> {
+    fn place(&self) -> PathBuf {
+        self.dir.clone()
+    }
+
+    fn load(&self) -> Result<Option<State>, StoreError> {
+        let path = self.dir.join(STATE);
+        let Some(bytes) = self.read(&path)?.map(zeroize::Zeroizing::new) else {
+            return Ok(None);
+        };
+        State::parse(&bytes).map(Some).map_err(|error| StoreError::Damaged {
+            path,
+            reason: error.to_string(),
+        })
+    }
+
+    fn save(&self, state: &State) -> Result<(), StoreError> {
+        self.exclusive()?;
+        self.replace(&self.dir.join(STATE), &state.to_bytes()?)
+    }
+
+    fn add_token(&self, digest: &Sha256, record: &TokenRecord) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec(record).map_err(|error| StateError::Json(error.to_string()))?;
+        self.replace(&self.token_path(digest, FRESH), &bytes)
+    }
+
+    fn token(&self, digest: &Sha256) -> Result<TokenStatus, StoreError> {
+        if let Some(record) = self.read_token(&self.token_path(digest, FRESH))? {
+            return Ok(TokenStatus::Fresh(record));
+        }
+        let used = self.read(&self.token_path(digest, USED))?;
+        Ok(used.map_or(TokenStatus::Unknown, |_| TokenStatus::Used))
+    }
+
+    fn use_token(&self, digest: &Sha256) -> Result<bool, StoreError> {
+        self.exclusive()?;
+        let (fresh, used) = (self.token_path(digest, FRESH), self.token_path(digest, USED));
+        match self.disk.rename(&fresh, &used) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(source) => {
+                return Err(StoreError::Io {
+                    path: fresh,
+                    action: "use the token",
+                    source,
+                });
+            }
+        }
+        self.sync_parent(&used)?;
+        Ok(true)
+    }
+
+    fn sweep_tokens(&self, limit: SystemTime) -> Result<usize, StoreError> {
+        self.exclusive()?;
+        let dir = self.dir.join(TOKENS);
+        let mut removed = 0;
+        for name in run(&dir, "list", self.disk.list(&dir))? {
+            let path = dir.join(name);
+            // What cannot be read is not swept: somebody should look at it.
+            if let Ok(Some(record)) = self.read_token(&path)
+                && record.expires() < limit
+            {
+                run(&path, "remove", self.disk.remove(&path))?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    fn read_log(&self) -> Result<(Vec<u8>, Option<Head>), StoreError> {
+        // The head first: what is appended meanwhile only makes the log longer than the head says.
+        let path = self.dir.join(HEAD);
+        let head = match self.read(&path)? {
+            None => None,
+            Some(bytes) => Some(serde_json::from_slice(&bytes).map_err(|error| StoreError::Damaged {
+                path,
+                reason: error.to_string(),
+            })?),
+        };
+        Ok((self.read(&self.dir.join(LOG))?.unwrap_or_default(), head))
+    }
+
+    fn append_log(&self, lines: &[u8], head: &Head) -> Result<(), StoreError> {
+        self.exclusive()?;
+        let path = self.dir.join(LOG);
+        run(&path, "append", self.disk.append(&path, lines))?;
+        run(&path, "sync", self.disk.sync(&path))?;
+        self.write_head(head)
+    }
+
+    fn cut_log(&self, head: &Head) -> Result<(), StoreError> {
+        self.exclusive()?;
+        self.write_head(head)?;
+        let path = self.dir.join(LOG);
+        if self.read(&path)?.is_none() {
+            run(&path, "create", self.disk.create(&path))?;
+            return self.sync_parent(&path);
+        }
+        run(&path, "truncate", self.disk.truncate(&path, head.bytes))?;
+        run(&path, "sync", self.disk.sync(&path))
+    }
+}
+
+fn run<T>(path: &Path, action: &'static str, result: io::Result<T>) -> Result<T, StoreError> {
+    result.map_err(|source| StoreError::Io {
+        path: path.to_owned(),
+        action,
+        source,
+    })
+}
+
+fn aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ASIDE);
+    name.into()
+}
+
+/// Private keys are inside: nobody but the owner may look.
+fn check_permissions(dir: &Path) -> Result<(), StoreError> {
+    let missing = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => StoreError::NotInitialised(dir.to_owned()),
+        _ => StoreError::Io {
+            path: dir.to_owned(),
+            action: "look at",
+            source,
+        },
+    };
+    check_mode(dir, &fs::metadata(dir).map_err(missing)?, "700")?;
+    for entry in run(dir, "list", fs::read_dir(dir))? {
+        let entry = run(dir, "list", entry)?;
+        let path = entry.path();
+        match entry.metadata() {
+            Ok(meta) => check_mode(&path, &meta, if meta.is_dir() { "700" } else { "600" })?,
+            // A file that was just renamed away by the process that runs the CA.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => {
+                return Err(StoreError::Io {
+                    path,
+                    action: "look at",
+                    source,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_mode(path: &Path, meta: &fs::Metadata, fix: &'static str) -> Result<(), StoreError> {
+    let mode = meta.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(StoreError::Permissions {
+            path: path.to_owned(),
+            mode,
+            fix,
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
