@@ -287,7 +287,12 @@ impl Stream {
                 .record(kind, |view| (view.version_sent, view.pending) = (page.point, true));
             self.sent_at[kind.index()] = Some(Instant::now());
             let response = Response {
-                system_version: page.point.to_string(),
+                // A table has a version once it is whole: proxies wait for that before they are ready.
+                system_version: if page.partial {
+                    String::new()
+                } else {
+                    page.point.to_string()
+                },
                 resources: page.resources,
                 type_url: kind.type_url(),
                 nonce: page.nonce,

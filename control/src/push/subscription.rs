@@ -55,6 +55,8 @@ pub(super) struct Page {
     pub(super) nonce: String,
     /// The point of the catalog that the proxy has when it has applied this.
     pub(super) point: u64,
+    /// More of the first pass is to come: a proxy that was told nothing yet does not have the whole table after this.
+    pub(super) partial: bool,
 }
 
 /// What a request said about an earlier response.
@@ -156,7 +158,9 @@ impl Subscription {
             nonce: nonce.clone(),
             point: self.point,
         });
+        let partial = self.wildcard && self.first_pass.is_some();
         Ok(Some(Page {
+            partial,
             resources: page.resources,
             removed: page.removed,
             nonce,
@@ -274,6 +278,8 @@ struct Draft {
     removed: Vec<Arc<str>>,
     names: HashSet<Arc<str>>,
     bytes: usize,
+    /// It ends the first pass, and says so even when it says nothing else: "there is none" is an answer too.
+    closes: bool,
 }
 
 impl Draft {
@@ -296,7 +302,7 @@ impl Draft {
     }
 
     fn is_empty(&self) -> bool {
-        self.resources.is_empty() && self.removed.is_empty()
+        self.resources.is_empty() && self.removed.is_empty() && !self.closes
     }
 }
 

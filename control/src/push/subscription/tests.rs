@@ -267,6 +267,26 @@ fn long_first_passes_come_in_pages_and_miss_nothing_that_happens_between() {
 }
 
 #[test]
+fn the_end_of_the_first_pass_is_said_even_where_there_is_nothing_to_send() {
+    let catalog = Catalog::default();
+    publish(&catalog, &[]);
+    let page = |subscription: &mut Subscription| {
+        let page = catalog.with(KIND, |shelf| subscription.next(shelf, None)).unwrap()?;
+        subscription.request(answer(&page.nonce, None), None).unwrap();
+        Some((page.resources.len(), page.partial))
+    };
+    let mut none = started(subscribe(&[]));
+    assert_eq!(page(&mut none), Some((0, false)), "that there is none is an answer");
+    assert_eq!(page(&mut none), None, "once");
+    let big = "x".repeat(PAGE_BYTES / 2);
+    publish(&catalog, &[("a", &big), ("b", &big), ("c", &big)]);
+    let mut many = started(subscribe(&[]));
+    assert_eq!(page(&mut many), Some((2, true)), "more is to come");
+    assert_eq!(page(&mut many), Some((1, false)));
+    assert_eq!(page(&mut many), None);
+}
+
+#[test]
 fn too_many_names_break_the_stream() {
     let mut subscription = Subscription::default();
     let long = "n".repeat(MAX_NAME + 1);
