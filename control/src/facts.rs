@@ -64,6 +64,22 @@ pub enum Fact {
     Entry(EntryFact),
 }
 
+impl Fact {
+    /// Namespace and name of the object; the namespace is empty for a Namespace.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Namespace(fact) => Key {
+                namespace: "".into(),
+                name: Arc::clone(&fact.name),
+            },
+            Self::Pod(fact) => fact.key.clone(),
+            Self::Service(fact) => fact.key.clone(),
+            Self::Slice(fact) => fact.key.clone(),
+            Self::Entry(fact) => fact.key.clone(),
+        }
+    }
+}
+
 /// Why an object gives no fact.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FactError {
@@ -93,6 +109,14 @@ impl FactError {
         }
     }
 
+    /// What is wrong, without the path.
+    pub fn why(&self) -> String {
+        match self {
+            Self::Shape { .. } => self.to_string(),
+            Self::Field { why, .. } => why.clone(),
+        }
+    }
+
     /// The path of the field at fault, where one is known.
     pub fn path(&self) -> Option<&str> {
         match self {
@@ -100,6 +124,17 @@ impl FactError {
             Self::Field { path, .. } => Some(path),
         }
     }
+}
+
+/// Whether objects of this kind say something about workloads.
+pub fn is_fact(api_version: &str, kind: &str) -> bool {
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    matches!(
+        (group, kind),
+        ("", "Namespace" | "Pod" | "Service")
+            | ("discovery.k8s.io", "EndpointSlice")
+            | ("networking.istio.io", "WorkloadEntry")
+    )
 }
 
 /// Turns an object into a fact; `None` for kinds that say nothing about workloads (policies, ConfigMaps, …).
@@ -192,6 +227,7 @@ mod tests {
 
     #[test]
     fn other_kinds_are_not_ours() {
+        assert!(is_fact("v1", "Pod") && !is_fact("v1", "ConfigMap") && !is_fact("serving.knative.dev/v1", "Service"));
         let value = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}});
         assert_eq!(read_one(value), Ok(None));
         let knative = json!({"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "x"}});

@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod peer;
 mod plane;
 pub mod push;
+pub mod source;
 
 pub use error::ControlError;
 pub use plane::run;

@@ -11,6 +11,8 @@ mod server;
 mod stream;
 mod subscription;
 
+pub(crate) use fleet::epoch_seconds;
+
 pub use catalog::{Catalog, Identities, Published};
 pub use fleet::{Fleet, KindView, ProxyView};
 pub use kind::Kind;

@@ -1,0 +1,254 @@
+//! The files of a directory, taken together. Hidden names are skipped, so that the mechanics of a mounted ConfigMap
+//! (`..data`) are not read twice; links are followed, so that its files are.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use serde::Serialize;
+use squire_mesh::workload::Interner;
+
+use super::file::{File, Look, Review};
+use crate::{
+    inventory::Inventory,
+    manifest::{Object, Problem, Severity},
+    push::epoch_seconds,
+};
+
+/// Deeper directories are not read: most likely a link leads in a circle.
+const MAX_DEPTH: usize = 16;
+
+/// A directory of Kubernetes objects.
+pub struct Directory {
+    root: PathBuf,
+    review: Review,
+    files: BTreeMap<PathBuf, File>,
+    /// What is wrong with the directory itself.
+    unreadable: Vec<Problem>,
+    /// Every file was good at some moment.
+    complete: bool,
+}
+
+/// What the directory says at one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Facts about namespaces, workloads and services.
+    pub inventory: Inventory,
+    /// Objects of the groups that policies belong to.
+    pub others: Vec<Arc<Object>>,
+    /// What is wrong, file by file.
+    pub problems: Vec<Problem>,
+    /// The files.
+    pub files: Vec<FileView>,
+    /// Every file has been good at least once: what is known is all there is to know.
+    pub complete: bool,
+}
+
+/// The state of one file.
+#[derive(Clone, Debug, Serialize)]
+pub struct FileView {
+    /// Its name, relative to the directory.
+    pub file: String,
+    /// Whether its current content is in force.
+    pub good: bool,
+    /// When the content in force was read, in seconds since the epoch; `null` if nothing of it ever was.
+    pub in_force_since: Option<u64>,
+    /// Since when it has been bad, in seconds since the epoch.
+    pub bad_since: Option<u64>,
+}
+
+/// What came of a look at the directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// Something is different.
+    pub changed: bool,
+    /// A file is being written: look again soon.
+    pub unsettled: bool,
+}
+
+impl Directory {
+    /// A directory not looked at yet. `review` judges the objects that give no fact.
+    pub fn new(root: impl Into<PathBuf>, review: Review) -> Self {
+        let unreadable = Vec::new();
+        Self {
+            root: root.into(),
+            review,
+            files: BTreeMap::new(),
+            unreadable,
+            complete: false,
+        }
+    }
+
+    /// Reads what may have changed since the last scan.
+    pub fn scan(&mut self, interner: &mut Interner) -> Scan {
+        let mut walk = Walk::default();
+        walk.enter(&self.root, 0);
+        let mut scan = Scan {
+            changed: self.forget_missing(&walk),
+            unsettled: false,
+        };
+        for path in walk.files {
+            let name = path
+                .strip_prefix(&self.root)
+                .unwrap_or(&path)
+                .to_string_lossy()
+                .into_owned();
+            let file = self.files.entry(path.clone()).or_insert_with(|| File::new(&name));
+            match file.look(&path, &self.review, interner) {
+                Look::Same => {}
+                Look::Changed => scan.changed = true,
+                Look::Unsettled => scan.unsettled = true,
+            }
+        }
+        let unreadable: Vec<Problem> = walk
+            .unreadable
+            .iter()
+            .map(|(path, why)| self.directory_problem(path, why))
+            .collect();
+        scan.changed |= unreadable != self.unreadable;
+        self.unreadable = unreadable;
+        if !self.complete
+            && self.unreadable.is_empty()
+            && !scan.unsettled
+            && self.files.values().all(|file| file.good.is_some())
+        {
+            (self.complete, scan.changed) = (true, true);
+        }
+        scan
+    }
+
+    /// Files that are gone are gone on purpose, unless their directory could not be read. Whether there were any.
+    fn forget_missing(&mut self, walk: &Walk) -> bool {
+        let before = self.files.len();
+        let hidden = |path: &Path| walk.unreadable.iter().any(|(directory, _)| path.starts_with(directory));
+        self.files.retain(|path, _| walk.files.contains(path) || hidden(path));
+        self.files.len() != before
+    }
+
+    /// What the directory says now.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot {
+            complete: self.complete,
+            ..Snapshot::default()
+        };
+        snapshot.problems.extend(self.unreadable.iter().cloned());
+        let mut first: BTreeMap<String, Arc<str>> = BTreeMap::new();
+        for file in self.files.values() {
+            snapshot.problems.extend(file.problems.iter().cloned());
+            snapshot.files.push(FileView {
+                file: file.name().to_string(),
+                good: !file.is_bad(),
+                in_force_since: file.good.as_ref().map(|good| epoch_seconds(good.since)),
+                bad_since: file.bad_since.map(epoch_seconds),
+            });
+            let Some(good) = &file.good else { continue };
+            for located in &good.facts {
+                if snapshot.inventory.add(located.fact.clone()) {
+                    first.insert(located.object.clone(), Arc::clone(file.name()));
+                } else {
+                    let place = (file.name(), located.document, located.line);
+                    snapshot.problems.push(duplicate(place, &located.object, first.get(&located.object)));
+                }
+            }
+            for other in &good.others {
+                let group = other.api_version.split('/').next().unwrap_or_default();
+                let object = format!("{}.{group} {}/{}", other.kind, other.namespace_or_default(), other.name);
+                if let Some(other_file) = first.get(&object) {
+                    let place = (file.name(), other.place.document, other.place.line);
+                    snapshot.problems.push(duplicate(place, &object, Some(other_file)));
+                } else {
+                    first.insert(object, Arc::clone(file.name()));
+                    snapshot.others.push(Arc::clone(other));
+                }
+            }
+        }
+        snapshot
+    }
+
+    /// Files whose last good state stands in for what they say now: when that state was read.
+    pub fn stale_since(&self) -> Option<SystemTime> {
+        let bad = self.files.values().filter(|file| file.is_bad());
+        bad.filter_map(|file| file.good.as_ref().map(|good| good.since)).min()
+    }
+
+    fn directory_problem(&self, path: &Path, why: &str) -> Problem {
+        Problem {
+            severity: Severity::Error,
+            file: path
+                .strip_prefix(&self.root)
+                .unwrap_or(path)
+                .join("")
+                .to_string_lossy()
+                .into(),
+            document: 0,
+            line: 0,
+            object: None,
+            path: String::new(),
+            message: format!("the directory {} cannot be read: {why}", path.display()),
+            fix: "what was last read from it stays in force: make it readable again".to_owned(),
+        }
+    }
+}
+
+/// Two objects of one kind and name: the first file in alphabetical order counts.
+fn duplicate(place: (&Arc<str>, usize, usize), object: &str, first: Option<&Arc<str>>) -> Problem {
+    let (file, document, line) = place;
+    let other = first.map_or("another file", |file| &**file);
+    Problem {
+        severity: Severity::Error,
+        file: Arc::clone(file),
+        document,
+        line,
+        object: Some(object.to_owned()),
+        path: String::new(),
+        message: format!("it is defined in {other} too, which is in force; this one is ignored"),
+        fix: "keep one of them".to_owned(),
+    }
+}
+
+#[derive(Default)]
+struct Walk {
+    files: BTreeSet<PathBuf>,
+    unreadable: Vec<(PathBuf, String)>,
+}
+
+impl Walk {
+    fn enter(&mut self, directory: &Path, depth: usize) {
+        if depth > MAX_DEPTH {
+            return self
+                .unreadable
+                .push((directory.to_owned(), format!("more than {MAX_DEPTH} levels deep")));
+        }
+        if let Err(error) = self.list(directory, depth) {
+            self.unreadable.push((directory.to_owned(), error.to_string()));
+        }
+    }
+
+    fn list(&mut self, directory: &Path, depth: usize) -> io::Result<()> {
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            let hidden = path
+                .file_name()
+                .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+            if hidden {
+                continue;
+            }
+            // Following links; one that leads nowhere is looked at, and reported, if it has the name of a file we read.
+            let is_directory = fs::metadata(&path).is_ok_and(|metadata| metadata.is_dir());
+            let extension = path.extension().and_then(|extension| extension.to_str());
+            if is_directory {
+                self.enter(&path, depth + 1);
+            } else if matches!(extension, Some("yaml" | "yml" | "json")) {
+                self.files.insert(path);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
