@@ -210,6 +210,7 @@ impl Subscription {
             let mut vain: Vec<Arc<str>> = std::mem::take(&mut self.held).into_keys().collect();
             vain.sort_unstable();
             vain.iter().for_each(|name| page.remove(name));
+            page.closes = true;
         }
         Ok(())
     }
