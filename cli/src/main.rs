@@ -3,6 +3,7 @@
 //!
 //! A new command is one `mod`, one variant of [`Command`] and one line in [`Command::run`].
 
+mod ca;
 mod control;
 mod exit;
 mod logs;
@@ -14,6 +15,7 @@ use clap::{Parser, Subcommand};
 const EXAMPLES: &str = "\
 Examples:
   squire control --dir mesh/                 a control plane for the objects in mesh/, with its own CA
+  squire ca status --dir mesh-ca             what its CA holds, and until when
   squire control --help                      every command has its own help, with examples
 
 Exit codes: 0 ok, 1 finding or denied, 2 usage, 69 unavailable, 78 configuration.
@@ -29,12 +31,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Ca(ca::Args),
     Control(control::Args),
 }
 
 impl Command {
     fn run(self) -> exit::Outcome {
         match self {
+            Self::Ca(args) => args.run(),
             Self::Control(args) => args.run(),
         }
     }

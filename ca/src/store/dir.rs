@@ -336,7 +336,16 @@ fn check_permissions(dir: &Path) -> Result<(), StoreError> {
             source,
         },
     };
-    check_mode(dir, &fs::metadata(dir).map_err(missing)?, "700")?;
+    let meta = fs::metadata(dir).map_err(missing)?;
+    if !meta.is_dir() {
+        let source = io::ErrorKind::NotADirectory.into();
+        return Err(StoreError::Io {
+            path: dir.to_owned(),
+            action: "use it as a CA directory",
+            source,
+        });
+    }
+    check_mode(dir, &meta, "700")?;
     for entry in run(dir, "list", fs::read_dir(dir))? {
         let entry = run(dir, "list", entry)?;
         let path = entry.path();

@@ -1,0 +1,104 @@
+//! `squire ca`: the CA in an admin's hands. Arguments and what is shown; what is done is in the room of that name. Commands
+//! that only read, and `token` and `issue`, also work beside a control plane that runs the same CA.
+
+mod failure;
+mod init;
+mod issue;
+mod log;
+mod output;
+mod remote;
+mod status;
+mod token;
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Subcommand;
+
+use crate::exit::Outcome;
+
+/// The certificate authority: make one, see its state, hand out join tokens, issue certificates, check its log
+#[derive(Debug, clap::Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: CaCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum CaCommand {
+    Init(init::Args),
+    Status(status::Args),
+    Bundle(status::BundleArgs),
+    Token(token::Args),
+    Issue(issue::Args),
+    Log(log::Args),
+}
+
+/// Which CA.
+#[derive(Debug, Clone, clap::Args)]
+struct Place {
+    /// Directory of the CA's keys and state (the control plane's --ca-dir)
+    #[arg(long, value_name = "DIR", env = "SQUIRE_CA_DIR")]
+    dir: PathBuf,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Outcome {
+        match self.command {
+            CaCommand::Init(args) => args.run(),
+            CaCommand::Status(args) => args.run(),
+            CaCommand::Bundle(args) => args.run(),
+            CaCommand::Token(args) => args.run(),
+            CaCommand::Issue(args) => args.run(),
+            CaCommand::Log(args) => args.run(),
+        }
+    }
+}
+
+/// A length of time such as `90s`, `10m`, `1h` or `2d`.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let number: u64 = text[..text.len() - unit.len()]
+        .parse()
+        .map_err(|_| "write a number and a unit, such as 90s, 10m or 1h")?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(format!("{unit:?} is no unit: use s, m, h or d")),
+    };
+    let seconds = number
+        .checked_mul(seconds)
+        .filter(|seconds| *seconds > 0 && *seconds <= 366 * 86_400);
+    seconds
+        .map(Duration::from_secs)
+        .ok_or_else(|| "must be more than nothing and at most a year".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes_have_a_number_and_a_unit() {
+        for (text, seconds) in [("90s", 90), ("10m", 600), ("1h", 3600), ("2d", 172_800)] {
+            assert_eq!(lifetime(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for bad in [
+            "",
+            "10",
+            "m",
+            "0s",
+            "-1s",
+            "1.5h",
+            "10 m",
+            "99999999999999999999s",
+            "9999d",
+            "1w",
+            "é",
+        ] {
+            assert!(lifetime(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! `squire ca status` and `squire ca bundle`: what a CA holds. They read, also beside the process that runs it.
+
+use std::{fs, path::PathBuf, time::SystemTime};
+
+use anyhow::Context as _;
+use squire_ca::{
+    hierarchy::Hierarchy,
+    status::Status,
+    store::{DirStore, Store as _, StoreError},
+};
+
+use super::{
+    Place,
+    output::{Format, pairs, print, show},
+};
+use crate::exit::{Failure, Outcome};
+
+const EXAMPLES: &str = "\
+Examples:
+  squire ca status --dir mesh-ca
+  squire ca status --dir mesh-ca -o json
+
+Exit codes: 0 it can sign, 1 it cannot (its intermediate is not valid now), 78 it is damaged.";
+
+const BUNDLE_EXAMPLES: &str = "\
+Examples:
+  squire ca bundle --dir mesh-ca > bundle.pem
+      what proxies, openssl -CAfile and others must trust
+  squire ca bundle --dir mesh-ca --out /etc/squire/bundle.pem";
+
+/// Show roots, intermediate, phase and log of a CA
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    #[command(flatten)]
+    place: Place,
+    /// In which form
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+}
+
+/// Print the trust bundle: the root certificate(s) as PEM
+#[derive(Debug, clap::Args)]
+#[command(after_help = BUNDLE_EXAMPLES)]
+pub(super) struct BundleArgs {
+    #[command(flatten)]
+    place: Place,
+    /// Write it to a file instead
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl Args {
+    pub(super) fn run(self) -> Outcome {
+        let status = Status::read(&DirStore::shared(&self.place.dir)?)?;
+        show(self.output, &status, table)?;
+        if status.can_sign(SystemTime::now()) {
+            Ok(())
+        } else {
+            Err(Failure::finding())
+        }
+    }
+}
+
+impl BundleArgs {
+    pub(super) fn run(self) -> Outcome {
+        let store = DirStore::shared(&self.place.dir)?;
+        let state = store
+            .load()?
+            .ok_or_else(|| StoreError::NotInitialised(self.place.dir.clone()))?;
+        let pem = Hierarchy::load(&state)
+            .map_err(Failure::configuration)?
+            .bundle()
+            .to_pem();
+        match self.out {
+            None => print(&pem),
+            Some(path) => fs::write(&path, pem)
+                .with_context(|| format!("{}: cannot be written", path.display()))
+                .map_err(Failure::unavailable),
+        }
+    }
+}
+
+/// The status for people.
+pub(super) fn table(status: &Status) -> String {
+    let mut rows = vec![
+        ("trust domain", status.trust_domain.clone()),
+        ("phase", format!("{:?}", status.phase).to_lowercase()),
+    ];
+    for root in &status.roots {
+        let active = if root.active { "signs" } else { "trusted" };
+        let key = if root.key_present {
+            ""
+        } else {
+            ", its key is kept elsewhere"
+        };
+        rows.push((
+            "root",
+            format!("{}  {active} until {}{key}", root.key_id, root.not_after),
+        ));
+    }
+    let intermediate = &status.intermediate;
+    let until = format!(
+        "{}  until {}, renewed at {}",
+        intermediate.key_id, intermediate.not_after, intermediate.renewal
+    );
+    rows.push(("intermediate", until));
+    if !status.can_sign(SystemTime::now()) {
+        rows.push((
+            "",
+            "NOT VALID NOW: no certificate can be signed; check this machine's clock".into(),
+        ));
+    }
+    rows.push(("bundle digest", status.bundle_digest.clone()));
+    rows.push(("log entries", status.log_entries.to_string()));
+    pairs(&rows)
+}
