@@ -7,11 +7,13 @@ pub mod config;
 mod error;
 pub mod facts;
 pub mod inventory;
+pub mod listener;
 pub mod manifest;
 pub mod metrics;
 pub mod peer;
 mod plane;
 pub mod push;
+pub mod reports;
 pub mod source;
 
 pub use error::ControlError;

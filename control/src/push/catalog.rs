@@ -113,7 +113,7 @@ impl Catalog {
     }
 
     /// The identity of a workload: `None` if there is no such workload.
-    pub(super) fn identity(&self, uid: &str) -> Option<Option<SpiffeId>> {
+    pub(crate) fn identity(&self, uid: &str) -> Option<Option<SpiffeId>> {
         self.read().identities.get(uid).cloned()
     }
 

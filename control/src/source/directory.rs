@@ -151,7 +151,9 @@ impl Directory {
                     first.insert(located.object.clone(), Arc::clone(file.name()));
                 } else {
                     let place = (file.name(), located.document, located.line);
-                    snapshot.problems.push(duplicate(place, &located.object, first.get(&located.object)));
+                    snapshot
+                        .problems
+                        .push(duplicate(place, &located.object, first.get(&located.object)));
                 }
             }
             for other in &good.others {
