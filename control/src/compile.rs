@@ -11,7 +11,9 @@ use std::{
 
 use squire_mesh::{
     spiffe::{SpiffeId, TrustDomain},
-    workload::{Interner, LabelSet, Membership, Service, ServiceName, ServicePort, Transport, Workload, WorkloadUid},
+    workload::{
+        Interner, LabelSet, Membership, Service, ServiceName, ServicePort, Transport, UidKind, Workload, WorkloadUid,
+    },
 };
 
 use crate::{
@@ -239,7 +241,7 @@ impl Compiler<'_> {
                 .filter(|other| *other != &workload.uid)
             {
                 let message = format!("it has the address {address} of {other} too: which is meant is undefined");
-                self.remark(format!("workload {}", workload.uid), message);
+                self.remark(object_of(&workload.uid), message);
             }
         }
     }
@@ -250,6 +252,17 @@ impl Compiler<'_> {
             message: message.into(),
         });
     }
+}
+
+/// The object behind a workload, as people know it.
+fn object_of(uid: &WorkloadUid) -> String {
+    let name = uid.as_str().rsplit('/').next().unwrap_or_default();
+    let kind = match uid.kind() {
+        UidKind::Pod => "Pod",
+        UidKind::Entry => "WorkloadEntry",
+        UidKind::Address => "address",
+    };
+    format!("{kind} {}/{name}", uid.namespace())
 }
 
 /// What a Service declares about the protocol of a port counts more than what the name of the container port suggests.

@@ -1,6 +1,6 @@
 //! Why a control plane does not start, or ends.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use crate::config::Mistakes;
 
@@ -10,6 +10,17 @@ pub enum ControlError {
     /// The configuration is wrong.
     #[error("the configuration is wrong:\n  {0}")]
     Configuration(#[from] Mistakes),
+    /// The CA's directory cannot be used.
+    #[error("the CA in {}: {why}", dir.display())]
+    Ca {
+        /// The directory.
+        dir: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Tokens of the configured issuer cannot be accepted.
+    #[error("tokens cannot be accepted: {0}")]
+    Tokens(String),
     /// An address cannot be listened on.
     #[error("{what} cannot listen on {address}: {source}{}", hint(.source))]
     Listen {
@@ -20,9 +31,18 @@ pub enum ControlError {
         /// Why.
         source: io::Error,
     },
+    /// The gRPC server failed.
+    #[error("the gRPC endpoint failed: {0}")]
+    Serve(#[from] tonic::transport::Error),
     /// Signals cannot be received.
     #[error("signals cannot be received: {0}")]
     Signals(io::Error),
+    /// Two metrics of one name.
+    #[error("metrics clash: {0}")]
+    Metrics(prometheus::Error),
+    /// A step was cut short by a panic; the log says more.
+    #[error("{0} was interrupted: see the log")]
+    Interrupted(&'static str),
 }
 
 impl ControlError {
@@ -30,8 +50,8 @@ impl ControlError {
     /// something to become available (69).
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Configuration(_) => true,
-            Self::Listen { .. } | Self::Signals(_) => false,
+            Self::Configuration(_) | Self::Ca { .. } | Self::Tokens(_) => true,
+            Self::Listen { .. } | Self::Serve(_) | Self::Signals(_) | Self::Metrics(_) | Self::Interrupted(_) => false,
         }
     }
 }

@@ -7,14 +7,17 @@ pub mod config;
 mod error;
 pub mod facts;
 pub mod inventory;
+pub mod issuing;
 pub mod listener;
 pub mod manifest;
 pub mod metrics;
+pub mod pages;
 pub mod peer;
+pub mod pipeline;
 mod plane;
 pub mod push;
 pub mod reports;
 pub mod source;
 
 pub use error::ControlError;
-pub use plane::run;
+pub use plane::{Running, run};

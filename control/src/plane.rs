@@ -1,57 +1,241 @@
-//! Puts the rooms of the control plane together, starts them, and stops them in order.
+//! Puts the rooms of the control plane together, starts them, and stops them in order: unready first, then streams, then
+//! the endpoints.
 
-use std::sync::Arc;
-
-use http::StatusCode;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
-
-use crate::{
-    admin::{self, Answer, Pages},
-    config::Config,
-    error::ControlError,
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
+use squire_mesh::{bundle::TrustBundle, ports, svid::Revocations, wire::squire as wire};
+use tokio::{net::TcpListener, sync::watch, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admin,
+    compile::Settings,
+    config::Config,
+    error::ControlError,
+    issuing::Issuing,
+    listener::Door,
+    metrics::Metrics,
+    pages::ControlPages,
+    pipeline::{Pipeline, record},
+    push::{Ads, Catalog, Fleet, Kind, Resource},
+    reports::Reports,
+    source::{Directory, Review, Watch},
+};
+
+/// A proxy whose connection is silent for this long is asked whether it is still there.
+const PING_EVERY: Duration = Duration::from_secs(20);
+/// A proxy that does not answer within this time is not.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often reports of proxies that are gone are cleared away.
+const SWEEP: Duration = Duration::from_secs(60);
+
 /// Runs a control plane until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start, or an endpoint fails.
 pub async fn run(config: Config) -> Result<(), ControlError> {
-    config.check()?;
-    let admin = listen("the admin endpoint (--admin)", config.admin).await?;
-    let stop = CancellationToken::new();
-    let serving = tokio::spawn(admin::serve(admin, Arc::new(Starting), stop.clone()));
-    let signal = stop_signal().await?;
-    tracing::info!(signal, "stopping");
-    stop.cancel();
-    serving.await.ok();
-    Ok(())
+    let signal = stop_signal()?;
+    let running = Running::start(config).await?;
+    tokio::select! {
+        signal = signal => tracing::info!(signal, "stopping"),
+        () = running.stop.cancelled() => tracing::error!("stopping, because a part of the control plane has failed"),
+    }
+    running.stop().await
 }
 
-struct Starting;
+/// A control plane that runs.
+pub struct Running {
+    grpc: SocketAddr,
+    admin: SocketAddr,
+    revocations: watch::Sender<Arc<Revocations>>,
+    catalog: Arc<Catalog>,
+    metrics: Metrics,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+    grace: Duration,
+}
 
-impl Pages for Starting {
-    fn page(&self, path: &str) -> Option<Answer> {
-        match path {
-            "/live" => Some(Answer::text(StatusCode::OK, "live\n")),
-            "/ready" => Some(Answer::text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "not ready: no source yet\n",
-            )),
-            _ => None,
+impl Running {
+    /// Starts everything; returns once both endpoints listen.
+    ///
+    /// # Errors
+    /// When the configuration is wrong, the CA cannot be opened, or an address is taken.
+    pub async fn start(config: Config) -> Result<Self, ControlError> {
+        config.check()?;
+        let grpc = listen("the gRPC endpoint (--grpc)", config.grpc).await?;
+        let admin = listen("the admin endpoint (--admin)", config.admin).await?;
+        let metrics = Metrics::new().map_err(ControlError::Metrics)?;
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let issuing = Issuing::open(&config, &metrics, &stop, &tasks).await?;
+        let (revocations, revoked) = watch::channel(Arc::new(Revocations::default()));
+        let issuer = issuing.service(revoked.clone())?;
+
+        let (catalog, fleet) = (Arc::new(Catalog::default()), Arc::new(Fleet::default()));
+        let reports = Reports::new(Arc::clone(&catalog), metrics.clone());
+        let ads = Ads::new(
+            Arc::clone(&catalog),
+            Arc::clone(&fleet),
+            metrics.clone(),
+            revoked.clone(),
+            stop.clone(),
+        );
+        let pipeline = pipeline(&config, &catalog, &metrics);
+        let pages = ControlPages {
+            metrics: metrics.clone(),
+            status: pipeline.status(),
+            catalog: Arc::clone(&catalog),
+            fleet,
+            reports: Arc::clone(&reports),
+        };
+
+        let door = Door {
+            tls: issuing.tls(),
+            revocations: revoked,
+            limits: config.limits,
+            metrics: metrics.clone(),
+            stop: stop.clone(),
+        };
+        let (grpc_address, admin_address) = (local(&grpc, config.grpc), local(&admin, config.admin));
+        issuing.advertise(grpc_address);
+        let running = Self {
+            grpc: grpc_address,
+            admin: admin_address,
+            server: tokio::spawn(
+                tonic::transport::Server::builder()
+                    .http2_keepalive_interval(Some(PING_EVERY))
+                    .http2_keepalive_timeout(Some(PING_TIMEOUT))
+                    .max_concurrent_streams(16)
+                    .http2_max_header_list_size(16 * 1024)
+                    .add_service(issuer)
+                    .add_service(ads)
+                    .add_service(reports.service())
+                    .serve_with_incoming_shutdown(door.open(grpc), stop.clone().cancelled_owned()),
+            ),
+            revocations,
+            catalog: Arc::clone(&catalog),
+            metrics: metrics.clone(),
+            grace: config.limits.grace,
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+        };
+        running.set_revocations(wire::Revocation::default(), Revocations::default());
+        tasks.spawn(pipeline.run(Watch::new(&config.dir), stop.clone()));
+        tasks.spawn(publish_bundle(issuing.bundle(), catalog, metrics, stop.clone()));
+        tasks.spawn(sweep(reports, stop.clone()));
+        tasks.spawn(admin::serve(admin, Arc::new(pages), stop));
+        tracing::info!(grpc = %grpc_address, admin = %admin_address, dir = %config.dir.display(), "the control plane has started");
+        Ok(running)
+    }
+
+    /// Where proxies connect.
+    pub fn grpc(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    /// Where people and Prometheus connect.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Replaces what is revoked: applied here at once, and pushed to every proxy.
+    pub fn set_revocations(&self, message: wire::Revocation, revocations: Revocations) {
+        let resource = Resource::new(Kind::Revocation, ports::REVOCATIONS.into(), &message);
+        for (kind, published) in self.catalog.publish([(Kind::Revocation, vec![resource])], None) {
+            record(&self.metrics, kind, published);
+        }
+        self.revocations.send_replace(Arc::new(revocations));
+    }
+
+    /// Stops: streams are told to come back later, then everything ends, by force after the grace period.
+    ///
+    /// # Errors
+    /// When the gRPC endpoint had failed.
+    pub async fn stop(self) -> Result<(), ControlError> {
+        self.stop.cancel();
+        self.tasks.close();
+        let abort = self.server.abort_handle();
+        let ended = timeout(self.grace, async { tokio::join!(self.server, self.tasks.wait()).0 }).await;
+        match ended {
+            Ok(Ok(served)) => served.map_err(ControlError::Serve),
+            Ok(Err(_)) => Err(ControlError::Interrupted("serving gRPC")),
+            Err(_) => {
+                tracing::warn!(grace = ?self.grace, "some connections did not end in time: closed");
+                abort.abort();
+                Ok(())
+            }
         }
     }
 }
 
-async fn listen(what: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, ControlError> {
+fn pipeline(config: &Config, catalog: &Arc<Catalog>, metrics: &Metrics) -> Pipeline {
+    let review: Review = Arc::new(|_| Vec::new());
+    let settings = Settings {
+        trust_domain: config.trust_domain.clone(),
+        cluster_domain: config.cluster_domain.clone(),
+    };
+    Pipeline::new(
+        Directory::new(&config.dir, review),
+        settings,
+        Arc::clone(catalog),
+        metrics.clone(),
+    )
+}
+
+/// Pushes the CA's roots whenever they change.
+async fn publish_bundle(
+    mut bundles: watch::Receiver<Arc<TrustBundle>>,
+    catalog: Arc<Catalog>,
+    metrics: Metrics,
+    stop: CancellationToken,
+) {
+    loop {
+        let bundle = Arc::clone(&bundles.borrow_and_update());
+        let name = bundle.trust_domain().as_str().into();
+        let resource = Resource::new(Kind::TrustBundle, name, &wire::TrustBundle::from(&*bundle));
+        for (kind, published) in catalog.publish([(Kind::TrustBundle, vec![resource])], None) {
+            record(&metrics, kind, published);
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = bundles.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn sweep(reports: Arc<Reports>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => reports.forget_gone(SystemTime::now()),
+        }
+    }
+}
+
+async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, ControlError> {
     TcpListener::bind(address)
         .await
         .map_err(|source| ControlError::Listen { what, address, source })
 }
 
-async fn stop_signal() -> Result<&'static str, ControlError> {
+fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+/// From here on, signals no longer end the process; the future ends at the first one.
+fn stop_signal() -> Result<impl Future<Output = &'static str>, ControlError> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).map_err(ControlError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ControlError::Signals)?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
     })
 }

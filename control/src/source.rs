@@ -5,6 +5,6 @@ mod directory;
 mod file;
 mod watch;
 
-pub use directory::{Directory, FileView, Snapshot};
+pub use directory::{Directory, FileView, Placed, Scan, Snapshot};
 pub use file::{Located, Review};
 pub use watch::Watch;

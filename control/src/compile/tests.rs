@@ -206,7 +206,7 @@ fn pods_without_an_address_and_shared_addresses_are_remarked_on() {
     let mesh = compile([pod("a", "10.0.0.1", "web"), pod("b", "10.0.0.1", "web"), nowhere, ended]);
     assert_eq!(mesh.workloads.len(), 2);
     let objects: Vec<_> = mesh.remarks.iter().map(|remark| &*remark.object).collect();
-    assert_eq!(objects, ["Pod shop/nowhere", "workload shop/b"], "{:?}", mesh.remarks);
+    assert_eq!(objects, ["Pod shop/nowhere", "Pod shop/b"], "{:?}", mesh.remarks);
 }
 
 #[test]

@@ -127,6 +127,11 @@ impl Catalog {
         self.with(kind, |shelf| shelf.entries.len())
     }
 
+    /// The version of a kind: grows with every change, 0 until first published. Not the same after a restart.
+    pub fn version(&self, kind: Kind) -> u64 {
+        self.with(kind, Shelf::head)
+    }
+
     /// Whether no kind has been published yet.
     pub fn is_empty(&self) -> bool {
         self.read().shelves.iter().all(|shelf| shelf.head == 0)

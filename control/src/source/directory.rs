@@ -46,6 +46,8 @@ pub struct Snapshot {
     pub files: Vec<FileView>,
     /// Every file has been good at least once: what is known is all there is to know.
     pub complete: bool,
+    /// Where each object stands: file, document, line.
+    pub places: BTreeMap<String, Placed>,
 }
 
 /// The state of one file.
@@ -60,6 +62,9 @@ pub struct FileView {
     /// Since when it has been bad, in seconds since the epoch.
     pub bad_since: Option<u64>,
 }
+
+/// File, document and line of an object.
+pub type Placed = (Arc<str>, usize, usize);
 
 /// What came of a look at the directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -136,7 +141,7 @@ impl Directory {
             ..Snapshot::default()
         };
         snapshot.problems.extend(self.unreadable.iter().cloned());
-        let mut first: BTreeMap<String, Arc<str>> = BTreeMap::new();
+        let mut first: BTreeMap<String, Placed> = BTreeMap::new();
         for file in self.files.values() {
             snapshot.problems.extend(file.problems.iter().cloned());
             snapshot.files.push(FileView {
@@ -147,10 +152,10 @@ impl Directory {
             });
             let Some(good) = &file.good else { continue };
             for located in &good.facts {
+                let place = (Arc::clone(file.name()), located.document, located.line);
                 if snapshot.inventory.add(located.fact.clone()) {
-                    first.insert(located.object.clone(), Arc::clone(file.name()));
+                    first.insert(located.object.clone(), place);
                 } else {
-                    let place = (file.name(), located.document, located.line);
                     snapshot
                         .problems
                         .push(duplicate(place, &located.object, first.get(&located.object)));
@@ -159,15 +164,16 @@ impl Directory {
             for other in &good.others {
                 let group = other.api_version.split('/').next().unwrap_or_default();
                 let object = format!("{}.{group} {}/{}", other.kind, other.namespace_or_default(), other.name);
-                if let Some(other_file) = first.get(&object) {
-                    let place = (file.name(), other.place.document, other.place.line);
-                    snapshot.problems.push(duplicate(place, &object, Some(other_file)));
+                let place = (Arc::clone(file.name()), other.place.document, other.place.line);
+                if let Some(earlier) = first.get(&object) {
+                    snapshot.problems.push(duplicate(place, &object, Some(earlier)));
                 } else {
-                    first.insert(object, Arc::clone(file.name()));
+                    first.insert(object, place);
                     snapshot.others.push(Arc::clone(other));
                 }
             }
         }
+        snapshot.places = first;
         snapshot
     }
 
@@ -197,12 +203,12 @@ impl Directory {
 }
 
 /// Two objects of one kind and name: the first file in alphabetical order counts.
-fn duplicate(place: (&Arc<str>, usize, usize), object: &str, first: Option<&Arc<str>>) -> Problem {
+fn duplicate(place: Placed, object: &str, first: Option<&Placed>) -> Problem {
     let (file, document, line) = place;
-    let other = first.map_or("another file", |file| &**file);
+    let other = first.map_or("another file", |(file, ..)| &**file);
     Problem {
         severity: Severity::Error,
-        file: Arc::clone(file),
+        file,
         document,
         line,
         object: Some(object.to_owned()),

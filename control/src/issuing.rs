@@ -1,0 +1,268 @@
+//! The control plane's side of the CA: opens (or founds) it, hosts its issuing service, and keeps our own certificate
+//! fresh. It knows nothing of policies, workloads or who is sent what: code that signs and code that decides never
+//! import each other.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts};
+use squire_ca::{
+    attest::{Attestor, JoinTokens, Oidc, OidcConfig, Renewal},
+    authority::CertificateAuthority,
+    service::{IssuingService, Observer, PeerIdentity},
+    store::{DirStore, Store},
+};
+use squire_mesh::{
+    bundle::{TrustBundle, TrustBundles},
+    ports,
+    spiffe::SpiffeId,
+    svid::Revocations,
+    tls::{ClientAuth, Svid, server_config},
+    wire::ca::istio_certificate_service_server::IstioCertificateServiceServer,
+};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Status, service::interceptor::InterceptedService};
+
+use crate::{
+    config::{Config, JwtConfig},
+    error::ControlError,
+    listener::Tls,
+    metrics::{Metrics, count},
+    peer::Peer,
+};
+
+/// After a failure to renew our own certificate.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// The CA and what follows from it.
+pub struct Issuing {
+    ca: Arc<CertificateAuthority>,
+    store: Arc<DirStore>,
+    tls: watch::Receiver<Arc<Tls>>,
+    metrics: Metrics,
+    jwt: Option<JwtConfig>,
+}
+
+/// The issuing service with the peer's identity put where it looks for it.
+pub type IssuingServer =
+    InterceptedService<IstioCertificateServiceServer<IssuingService>, fn(Request<()>) -> Result<Request<()>, Status>>;
+
+impl Issuing {
+    /// Opens the CA of a configuration, or founds one where there is none, and issues our own certificate. `tasks` keep
+    /// both in order until `stop`.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, holds the CA of another trust domain, or is damaged.
+    pub async fn open(
+        config: &Config,
+        metrics: &Metrics,
+        stop: &CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Result<Self, ControlError> {
+        let (dir, domain) = (config.ca_dir.clone(), config.trust_domain.clone());
+        let opened = tokio::task::spawn_blocking(move || open_or_found(&dir, &domain)).await;
+        let (ca, store) = opened
+            .map_err(|_| ControlError::Interrupted("opening the CA"))?
+            .map_err(|error| ControlError::Ca {
+                dir: config.ca_dir.clone(),
+                why: error.to_string(),
+            })?;
+        let id = own_id(config)?;
+        let svid = ca.issue_own(id.clone(), None, SystemTime::now()).await;
+        let svid = svid.map_err(|error| ControlError::Ca {
+            dir: config.ca_dir.clone(),
+            why: error.to_string(),
+        })?;
+        let bundles = ca.watch_bundle();
+        let first = settings(&Arc::new(svid.clone()), &bundles.borrow());
+        let (sender, tls) = watch::channel(Arc::new(first));
+        tasks.spawn(until(stop.clone(), Arc::clone(&ca).maintain()));
+        tasks.spawn(until(stop.clone(), renew(Arc::clone(&ca), id, svid, bundles, sender)));
+        Ok(Self {
+            ca,
+            store,
+            tls,
+            metrics: metrics.clone(),
+            jwt: config.jwt.clone(),
+        })
+    }
+
+    /// What the listener shows, renewed by itself.
+    pub fn tls(&self) -> watch::Receiver<Arc<Tls>> {
+        self.tls.clone()
+    }
+
+    /// The roots that proxies must trust.
+    pub fn bundle(&self) -> watch::Receiver<Arc<TrustBundle>> {
+        self.ca.watch_bundle()
+    }
+
+    /// Tells other processes on this machine where the service is.
+    pub fn advertise(&self, address: std::net::SocketAddr) {
+        if let Err(error) = self.store.advertise(address) {
+            tracing::warn!(%error, "commands on this machine will not find this CA by themselves");
+        }
+    }
+
+    /// The issuing service.
+    ///
+    /// # Errors
+    /// When the keys of the token issuer cannot be read.
+    pub fn service(&self, revocations: watch::Receiver<Arc<Revocations>>) -> Result<IssuingServer, ControlError> {
+        let domain = self.ca.trust_domain().clone();
+        let store: Arc<dyn Store> = Arc::<DirStore>::clone(&self.store);
+        let mut attestors: Vec<Box<dyn Attestor>> = vec![
+            Box::new(JoinTokens::new(store, domain.clone())),
+            Box::new(Renewal::new(domain.clone())),
+        ];
+        if let Some(jwt) = &self.jwt {
+            let config = OidcConfig {
+                issuer: jwt.issuer.clone(),
+                audience: jwt.audience.clone(),
+                jwks: jwt.jwks.clone(),
+            };
+            let oidc = Oidc::new(config, domain).map_err(|error| ControlError::Tokens(error.to_string()))?;
+            attestors.push(Box::new(oidc));
+        }
+        let observer = Counting::new(&self.metrics).map_err(ControlError::Metrics)?;
+        let service = IssuingService::new(Arc::clone(&self.ca), attestors, revocations, Arc::new(observer));
+        Ok(InterceptedService::new(service.into_server(), name_peer))
+    }
+}
+
+/// Our own identity, which proxies expect when they dial.
+fn own_id(config: &Config) -> Result<SpiffeId, ControlError> {
+    SpiffeId::workload(&config.trust_domain, ports::SYSTEM_NAMESPACE, ports::CONTROL_ACCOUNT).map_err(|error| {
+        ControlError::Ca {
+            dir: config.ca_dir.clone(),
+            why: error.to_string(),
+        }
+    })
+}
+
+type Opened = (Arc<CertificateAuthority>, Arc<DirStore>);
+
+fn open_or_found(
+    dir: &Path,
+    domain: &squire_mesh::spiffe::TrustDomain,
+) -> Result<Opened, squire_ca::authority::CaError> {
+    let now = SystemTime::now();
+    let store = Arc::new(if dir.exists() {
+        DirStore::open(dir)?
+    } else {
+        DirStore::create(dir)?
+    });
+    let shared: Arc<dyn Store> = Arc::<DirStore>::clone(&store);
+    if shared.load()?.is_none() {
+        CertificateAuthority::init(&shared, domain, now)?;
+        tracing::info!(dir = %dir.display(), %domain, "there was no CA here: a new one has been founded");
+    }
+    Ok((CertificateAuthority::open(shared, Some(domain), now)?, store))
+}
+
+fn settings(svid: &Arc<Svid>, bundle: &TrustBundle) -> Tls {
+    let bundles = Arc::new(TrustBundles::new([bundle.clone()]));
+    let config = server_config(Arc::clone(svid), Arc::clone(&bundles), ClientAuth::Optional, &[b"h2"]);
+    Tls { config, bundles }
+}
+
+/// Renews our own certificate at half of its life, and shows it with the current bundle.
+async fn renew(
+    ca: Arc<CertificateAuthority>,
+    id: SpiffeId,
+    svid: Svid,
+    mut bundles: watch::Receiver<Arc<TrustBundle>>,
+    tls: watch::Sender<Arc<Tls>>,
+) {
+    let mut svid = Arc::new(svid);
+    let mut wait = half_life(&svid);
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => match ca.issue_own(id.clone(), None, SystemTime::now()).await {
+                Ok(new) => {
+                    tracing::info!(serial = %new.serial(), "our own certificate has been renewed");
+                    svid = Arc::new(new);
+                    wait = half_life(&svid);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "our own certificate could not be renewed; trying again");
+                    wait = RETRY;
+                    continue;
+                }
+            },
+            changed = bundles.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                wait = half_life(&svid);
+            }
+        }
+        let next = settings(&svid, &bundles.borrow_and_update());
+        tls.send_replace(Arc::new(next));
+    }
+}
+
+/// Half of what is left of a certificate's life; a minute at most when clocks are odd.
+fn half_life(svid: &Svid) -> Duration {
+    let left = svid.not_after().duration_since(SystemTime::now()).unwrap_or_default();
+    (left / 2).max(RETRY)
+}
+
+async fn until(stop: CancellationToken, task: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = task => {}
+    }
+}
+
+/// Puts the peer where the CA's service looks for it.
+fn name_peer(mut request: Request<()>) -> Result<Request<()>, Status> {
+    let verified = request
+        .extensions()
+        .get::<Peer>()
+        .and_then(|peer| peer.verified.clone());
+    request
+        .extensions_mut()
+        .insert(PeerIdentity(verified.map(|peer| (*peer).clone())));
+    Ok(request)
+}
+
+/// Counts what the issuing service does.
+struct Counting {
+    issued: IntCounterVec,
+    refused: IntCounterVec,
+    seconds: Histogram,
+}
+
+impl Counting {
+    fn new(metrics: &Metrics) -> Result<Self, prometheus::Error> {
+        let opts = |name: &str, help: &str| Opts::new(name, help).namespace("squire_ca");
+        let issued = opts("issued_total", "Certificates issued, by what proved the identity");
+        let refused = opts("refused_total", "Certificates refused, by reason");
+        let seconds = HistogramOpts::new("issue_seconds", "Time to attest, sign and log").namespace("squire_ca");
+        let counting = Self {
+            issued: IntCounterVec::new(issued, &["attestor"])?,
+            refused: IntCounterVec::new(refused, &["reason"])?,
+            seconds: Histogram::with_opts(seconds.buckets(prometheus::exponential_buckets(0.0005, 2.0, 14)?))?,
+        };
+        metrics.register(counting.issued.clone())?;
+        metrics.register(counting.refused.clone())?;
+        metrics.register(counting.seconds.clone())?;
+        Ok(counting)
+    }
+}
+
+impl Observer for Counting {
+    fn issued(&self, attestor: &'static str, took: Duration) {
+        count(&self.issued, attestor).inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    fn refused(&self, reason: &'static str) {
+        count(&self.refused, reason).inc();
+    }
+}

@@ -1,0 +1,159 @@
+//! What the admin endpoint shows of a control plane.
+
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use squire_mesh::workload::{Service, Workload};
+use tokio::sync::watch;
+
+use crate::{
+    admin::{Answer, Pages},
+    manifest::Severity,
+    metrics::Metrics,
+    pipeline::Status,
+    push::{Catalog, Fleet, Kind},
+    reports::Reports,
+};
+
+/// What the admin endpoint shows of a control plane.
+#[derive(Debug)]
+pub struct ControlPages {
+    pub(crate) metrics: Metrics,
+    pub(crate) status: watch::Receiver<Arc<Status>>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) reports: Arc<Reports>,
+}
+
+const INDEX: &str = "\
+/ready            200 once every file has been read without an error at least once, else 503 and the reason
+/live             200 while the process serves
+/metrics          Prometheus
+/debug/sync       every connected proxy: what it was sent, what it has acknowledged, what it reports
+/debug/problems   what is wrong with the files, and which state is in force instead
+/debug/objects    the workloads, services and policies in force
+";
+
+impl Pages for ControlPages {
+    fn page(&self, path: &str) -> Option<Answer> {
+        Some(match path {
+            "/" => Answer::text(StatusCode::OK, INDEX),
+            "/live" => Answer::text(StatusCode::OK, "live\n"),
+            "/ready" => self.ready(),
+            "/metrics" => Answer {
+                status: StatusCode::OK,
+                content_type: "text/plain; version=0.0.4; charset=utf-8",
+                body: self.metrics.render(),
+            },
+            "/debug/sync" => Answer::json(&self.sync()),
+            "/debug/problems" => Answer::json(&self.problems()),
+            "/debug/objects" => Answer::json(&self.objects()),
+            _ => return None,
+        })
+    }
+}
+
+impl ControlPages {
+    fn ready(&self) -> Answer {
+        let status = self.status.borrow();
+        if status.complete {
+            return Answer::text(StatusCode::OK, "ready\n");
+        }
+        let mut why = String::from("not ready: ");
+        why.push_str(if status.scanned {
+            "these files have never been read without an error, so what they contain is unknown:\n"
+        } else {
+            "the directory has not been read yet\n"
+        });
+        let errors = status
+            .problems
+            .iter()
+            .filter(|problem| problem.severity == Severity::Error);
+        for problem in errors.take(100) {
+            // Writing to a String does not fail.
+            writeln!(why, "  {problem}").ok();
+        }
+        Answer::text(StatusCode::SERVICE_UNAVAILABLE, why)
+    }
+
+    fn sync(&self) -> Value {
+        let reports = self.reports.view().into_iter();
+        let mut reports: BTreeMap<String, _> = reports.map(|(uid, report)| (uid.to_string(), report)).collect();
+        let proxies: Vec<Value> = self
+            .fleet
+            .view()
+            .into_iter()
+            .map(|proxy| {
+                let report = reports.remove(proxy.node.as_str());
+                json!({"proxy": proxy, "report": report})
+            })
+            .collect();
+        let versions: BTreeMap<&str, Value> = Kind::ALL
+            .into_iter()
+            .map(|kind| {
+                (
+                    kind.label(),
+                    json!({"version": self.catalog.version(kind), "resources": self.catalog.len(kind)}),
+                )
+            })
+            .collect();
+        json!({"catalog": versions, "proxies": proxies, "reports_without_stream": reports})
+    }
+
+    fn problems(&self) -> Value {
+        let status = self.status.borrow();
+        json!({"complete": status.complete, "problems": status.problems, "files": status.files})
+    }
+
+    fn objects(&self) -> Value {
+        let status = Arc::clone(&self.status.borrow());
+        let workloads: Vec<Value> = status.mesh.workloads.values().map(workload).collect();
+        let services: Vec<Value> = status.mesh.services.values().map(service).collect();
+        let policies: Vec<&Value> = status.policies.iter().map(|policy| &policy.value).collect();
+        json!({"workloads": workloads, "services": services, "policies": policies})
+    }
+}
+
+fn workload(workload: &Workload) -> Value {
+    let labels = |labels: &squire_mesh::workload::LabelSet| -> BTreeMap<String, String> {
+        labels
+            .iter()
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect()
+    };
+    let port = |port: &squire_mesh::workload::NamedPort| json!({"name": &*port.name, "port": port.port, "app_protocol": port.app_protocol.as_deref()});
+    let membership = |membership: &squire_mesh::workload::Membership| {
+        let pairs = membership
+            .ports
+            .iter()
+            .map(|pair| json!([pair.service_port, pair.target_port]));
+        json!({"service": membership.service.as_str(), "ports": pairs.collect::<Vec<_>>()})
+    };
+    json!({
+        "uid": workload.uid.as_str(),
+        "namespace": &*workload.namespace,
+        "name": &*workload.name,
+        "spiffe_id": workload.identity.as_ref().map(ToString::to_string),
+        "addresses": &*workload.addresses,
+        "transport": workload.transport.as_str(),
+        "ready": workload.ready,
+        "host_network": workload.host_network,
+        "labels": labels(&workload.labels),
+        "namespace_labels": labels(&workload.namespace_labels),
+        "ports": workload.ports.iter().map(port).collect::<Vec<_>>(),
+        "services": workload.services.iter().map(membership).collect::<Vec<_>>(),
+        "node": workload.node.as_deref(),
+        "owner": workload.owner.as_ref().map(|owner| format!("{}/{}", owner.kind, owner.name)),
+    })
+}
+
+fn service(service: &Service) -> Value {
+    let port = |port: &squire_mesh::workload::ServicePort| json!({"port": port.port, "name": &*port.name, "app_protocol": port.app_protocol.as_deref()});
+    json!({
+        "name": service.name.as_str(),
+        "hostnames": service.hostnames.iter().map(|name| &**name).collect::<Vec<_>>(),
+        "vips": &*service.vips,
+        "ports": service.ports.iter().map(port).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,250 @@
+//! From the directory to the catalog: scan, compile, publish. One task does it, one step after the other; nothing is
+//! published before everything has been read well once, and what is wrong later never takes away what was right.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use serde::Serialize;
+use squire_mesh::{wire::squire as wire, workload::Interner};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    compile::{self, Mesh, Settings},
+    manifest::{Object, Problem, Severity},
+    metrics::Metrics,
+    push::{Catalog, Identities, Kind, Published, Resource},
+    source::{Directory, FileView, Placed, Snapshot, Watch},
+};
+
+/// After a file was seen while somebody wrote it.
+const UNSETTLED: Duration = Duration::from_millis(100);
+
+/// What the control plane knows and thinks at one moment; for people.
+#[derive(Debug, Default)]
+pub struct Status {
+    /// Everything has been read well at least once.
+    pub complete: bool,
+    /// The directory has been looked at.
+    pub scanned: bool,
+    /// What is wrong or odd.
+    pub problems: Vec<Problem>,
+    /// The files.
+    pub files: Vec<FileView>,
+    /// What was published last.
+    pub mesh: Mesh,
+    /// The policies behind it.
+    pub policies: Vec<Arc<Object>>,
+}
+
+/// How many of what the status holds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Counts {
+    /// Files whose content is in force.
+    pub good: usize,
+    /// Files whose content is not.
+    pub bad: usize,
+}
+
+impl Status {
+    /// How many files are in force, and how many are not.
+    pub fn counts(&self) -> Counts {
+        let good = self.files.iter().filter(|file| file.good).count();
+        Counts {
+            good,
+            bad: self.files.len() - good,
+        }
+    }
+}
+
+/// From the directory to the catalog.
+pub struct Pipeline {
+    directory: Directory,
+    settings: Settings,
+    interner: Interner,
+    catalog: Arc<Catalog>,
+    metrics: Metrics,
+    status: watch::Sender<Arc<Status>>,
+    logged: BTreeSet<String>,
+}
+
+impl Pipeline {
+    /// Publishes what `directory` says into `catalog`.
+    pub fn new(directory: Directory, settings: Settings, catalog: Arc<Catalog>, metrics: Metrics) -> Self {
+        let status = watch::Sender::new(Arc::new(Status::default()));
+        Self {
+            directory,
+            settings,
+            interner: Interner::default(),
+            catalog,
+            metrics,
+            status,
+            logged: BTreeSet::new(),
+        }
+    }
+
+    /// Tells what is known and thought.
+    pub fn status(&self) -> watch::Receiver<Arc<Status>> {
+        self.status.subscribe()
+    }
+
+    /// Follows the directory until `stop`.
+    pub async fn run(mut self, mut watch: Watch, stop: CancellationToken) {
+        loop {
+            // Reading, parsing and compiling block: not on a thread that serves streams.
+            let stepped = tokio::task::spawn_blocking(move || {
+                let unsettled = self.step();
+                (self, unsettled)
+            });
+            let unsettled;
+            (self, unsettled) = match stepped.await {
+                Ok(stepped) => stepped,
+                Err(error) => {
+                    tracing::error!(%error, "following the directory has failed: what was published stays in force");
+                    return stop.cancel();
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(UNSETTLED), if unsettled => {}
+                () = watch.due() => {}
+            }
+        }
+    }
+
+    /// One look. Whether to look again soon.
+    fn step(&mut self) -> bool {
+        let started = Instant::now();
+        let scan = self.directory.scan(&mut self.interner);
+        self.metrics
+            .scans
+            .with_label_values(&[if scan.changed { "changed" } else { "same" }])
+            .inc();
+        let stale = self
+            .directory
+            .stale_since()
+            .and_then(|since| SystemTime::now().duration_since(since).ok());
+        self.metrics
+            .stale_seconds
+            .set(stale.map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX)));
+        if scan.changed || !self.status.borrow().scanned {
+            self.take_in(started);
+        }
+        scan.unsettled
+    }
+
+    fn take_in(&mut self, started: Instant) {
+        let Snapshot {
+            inventory,
+            others,
+            mut problems,
+            files,
+            complete,
+            places,
+        } = self.directory.snapshot();
+        let mesh = compile::mesh(&inventory, &self.settings, &mut self.interner);
+        problems.extend(mesh.remarks.iter().map(|remark| remarked(remark, &places)));
+        if complete {
+            self.publish(&mesh, started);
+        }
+        self.interner.trim();
+        self.log(&problems);
+        let status = Status {
+            complete,
+            scanned: true,
+            problems,
+            files,
+            mesh,
+            policies: others,
+        };
+        let counts = status.counts();
+        for (state, number) in [("good", counts.good), ("bad", counts.bad)] {
+            self.metrics.files.with_label_values(&[state]).set(as_gauge(number));
+        }
+        self.metrics.problems.set(as_gauge(status.problems.len()));
+        self.metrics.ready.set(complete.into());
+        self.status.send_replace(Arc::new(status));
+    }
+
+    fn publish(&self, mesh: &Mesh, started: Instant) {
+        let workloads = mesh.workloads.values();
+        let identities: Identities = workloads
+            .clone()
+            .map(|workload| (workload.uid.to_shared(), workload.identity.clone()))
+            .collect();
+        let workloads = workloads
+            .map(|each| Resource::new(Kind::Workload, each.uid.to_shared(), &wire::Workload::from(each)))
+            .collect();
+        let services = mesh.services.values();
+        let services = services
+            .map(|each| Resource::new(Kind::Service, each.name.to_shared(), &wire::Service::from(each)))
+            .collect();
+        let kinds = [(Kind::Workload, workloads), (Kind::Service, services)];
+        let published = self.catalog.publish(kinds, Some(Arc::new(identities)));
+        self.metrics.compile_seconds.observe(started.elapsed().as_secs_f64());
+        for (kind, published) in published {
+            record(&self.metrics, kind, published);
+        }
+    }
+
+    /// Each problem once when it comes, and once when it goes.
+    fn log(&mut self, problems: &[Problem]) {
+        let now: BTreeSet<String> = problems.iter().map(ToString::to_string).collect();
+        for problem in problems
+            .iter()
+            .filter(|problem| !self.logged.contains(&problem.to_string()))
+        {
+            match problem.severity {
+                Severity::Error => tracing::error!("{problem}"),
+                Severity::Warning => tracing::warn!("{problem}"),
+            }
+        }
+        for solved in self.logged.difference(&now) {
+            tracing::info!("no longer: {solved}");
+        }
+        self.logged = now;
+    }
+}
+
+/// Counts a publication.
+pub(crate) fn record(metrics: &Metrics, kind: Kind, published: Published) {
+    let Published {
+        changed,
+        removed,
+        total,
+    } = published;
+    metrics
+        .resources
+        .with_label_values(&[kind.label()])
+        .set(as_gauge(total));
+    for (change, number) in [("changed", changed), ("removed", removed)] {
+        metrics
+            .resource_changes
+            .with_label_values(&[kind.label(), change])
+            .inc_by(number as u64);
+    }
+    if changed + removed > 0 {
+        tracing::info!(kind = kind.label(), changed, removed, total, "published");
+    }
+}
+
+fn remarked(remark: &compile::Remark, places: &BTreeMap<String, Placed>) -> Problem {
+    let (file, document, line) = places.get(&remark.object).cloned().unwrap_or_else(|| ("".into(), 0, 0));
+    Problem {
+        severity: Severity::Warning,
+        file,
+        document,
+        line,
+        object: Some(remark.object.clone()),
+        path: String::new(),
+        message: remark.message.clone(),
+        fix: String::new(),
+    }
+}
+
+fn as_gauge(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
