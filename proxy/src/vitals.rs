@@ -6,7 +6,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
 
 use crate::{
     identity::Issued,
@@ -16,7 +16,7 @@ use crate::{
 /// The figures, registered once.
 pub struct Vitals {
     renewals: IntCounterVec,
-    not_after: Gauge,
+    not_after: IntGauge,
     generation: IntGauge,
     updates: IntCounterVec,
     age: GaugeVec,
@@ -36,74 +36,76 @@ impl Vitals {
     /// # Errors
     /// When the registry holds a figure of the same name already.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let with = |registry: &Registry, name: &str, help: &str, label: &str| {
-            let counter = IntCounterVec::new(Opts::new(name, help), &[label])?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok::<_, prometheus::Error>(counter)
-        };
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok::<_, prometheus::Error>(gauge)
-        };
-        let not_after = Gauge::new(
-            "squire_svid_not_after_timestamp_seconds",
-            "When our SVID ends, seconds since the epoch; 0: we have none.",
-        )?;
-        registry.register(Box::new(not_after.clone()))?;
-        let age = GaugeVec::new(
-            Opts::new(
-                "squire_state_age_seconds",
-                "How long a table has gone without word from the control plane, by kind; 0 while it is current.",
-            ),
-            &["kind"],
-        )?;
-        registry.register(Box::new(age.clone()))?;
-        let admin_refused = IntCounter::new(
-            "squire_admin_refused_total",
-            "Admin connections refused because too many were open.",
-        )?;
-        registry.register(Box::new(admin_refused.clone()))?;
-        Ok(Self {
-            renewals: with(
+        let vitals = Self {
+            renewals: counters(
                 registry,
                 "squire_svid_renewals_total",
                 "Attempts to get an SVID, by result.",
-                "result",
+                &["result"],
             )?,
-            not_after,
-            generation: gauge("squire_svid_generation", "SVIDs issued to this process so far.")?,
-            updates: {
-                let opts = Opts::new(
-                    "squire_state_updates_total",
-                    "Updates from the control plane, by kind and result.",
-                );
-                let counter = IntCounterVec::new(opts, &["kind", "result"])?;
-                registry.register(Box::new(counter.clone()))?;
-                counter
-            },
-            age,
-            workloads: gauge("squire_state_workloads", "Workloads known.")?,
-            services: gauge("squire_state_services", "Services known.")?,
+            not_after: gauge(
+                registry,
+                "squire_svid_not_after_timestamp_seconds",
+                "When our SVID ends; 0: we have none.",
+            )?,
+            generation: gauge(
+                registry,
+                "squire_svid_generation",
+                "SVIDs issued to this process so far.",
+            )?,
+            updates: counters(
+                registry,
+                "squire_state_updates_total",
+                "Updates from the control plane, by kind and result.",
+                &["kind", "result"],
+            )?,
+            age: gauges(
+                registry,
+                "squire_state_age_seconds",
+                "How long a table has gone without word from the control plane, by kind; 0 while it is current.",
+                &["kind"],
+            )?,
+            workloads: gauge(registry, "squire_state_workloads", "Workloads known.")?,
+            services: gauge(registry, "squire_state_services", "Services known.")?,
             connected: gauge(
+                registry,
                 "squire_control_connected",
                 "1 while the control plane's stream is open.",
             )?,
-            streams: with(
+            streams: counters(
                 registry,
                 "squire_control_streams_total",
                 "Attempts to open the stream, by result.",
-                "result",
+                &["result"],
             )?,
-            reports: with(
+            reports: counters(
                 registry,
                 "squire_control_reports_total",
                 "Reports to the control plane, by result.",
-                "result",
+                &["result"],
             )?,
-            admin_refused,
+            admin_refused: counter(
+                registry,
+                "squire_admin_refused_total",
+                "Admin connections refused: too many were open.",
+            )?,
             lost: Mutex::new(None),
-        })
+        };
+        vitals.show_zeros();
+        Ok(vitals)
+    }
+
+    /// A figure that is not there yet cannot be told from one that is not measured.
+    fn show_zeros(&self) {
+        for counters in [&self.renewals, &self.streams, &self.reports] {
+            counters.with_label_values(&["success"]);
+            counters.with_label_values(&["failure"]);
+        }
+        self.renewals.with_label_values(&["expired"]);
+        for kind in Kind::ALL {
+            self.updates.with_label_values(&[kind.label(), "applied"]);
+            self.updates.with_label_values(&[kind.label(), "refused"]);
+        }
     }
 
     /// A new SVID is in use.
@@ -113,7 +115,7 @@ impl Vitals {
             .not_after
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
-        self.not_after.set(end.as_secs_f64());
+        self.not_after.set(i64::try_from(end.as_secs()).unwrap_or(i64::MAX));
         self.generation
             .set(i64::try_from(issued.generation).unwrap_or(i64::MAX));
     }
@@ -190,4 +192,25 @@ impl Vitals {
         // Nobody panics while holding it; if somebody did, the value would still be good.
         self.lost.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, figure: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(figure.clone()))?;
+    Ok(figure)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    register(registry, IntCounter::new(name, help)?)
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    register(registry, IntGauge::new(name, help)?)
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
+    register(registry, GaugeVec::new(Opts::new(name, help), labels)?)
 }

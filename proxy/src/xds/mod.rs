@@ -9,7 +9,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
 
 use self::stream::{End, Stream, StreamError};
 use crate::{
@@ -25,6 +28,10 @@ use crate::{
 /// Bounds of the wait after a stream has ended.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(8);
+
+/// About how long after a refused update a new stream asks for what was in it: other resources of the same message may
+/// have been good, and the bad one may have been mended in a way that is no change to the control plane.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 /// The task that follows the control plane.
 pub struct Client {
@@ -72,6 +79,7 @@ impl Client {
             self.channel.send_replace(None);
             match ended {
                 Ok(End::Handover) => tracing::debug!("opening the next stream under the newer SVID"),
+                Ok(End::Again) => tracing::info!("asking again for what was refused"),
                 Err(error) => {
                     self.vitals.disconnected(error.failed_to_open());
                     let wait = backoff.wait();
@@ -111,13 +119,18 @@ impl Client {
         self.channel.send_replace(Some(channel));
         let handover = handover(self.identity.clone(), issued.generation, issued.not_after);
         tokio::pin!(handover);
+        let mut again = None;
         loop {
             tokio::select! {
                 update = stream.next() => {
-                    stream.answer(update?, &mut self.store, &self.vitals).await?;
+                    let applied = stream.answer(update?, &mut self.store, &self.vitals).await?;
                     backoff.reset();
+                    if !applied {
+                        again.get_or_insert_with(|| Instant::now() + ASK_AGAIN.mul_f64(rand::random_range(0.5..1.5)));
+                    }
                 }
                 () = &mut handover => return Ok(End::Handover),
+                () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => return Ok(End::Again),
             }
         }
     }

@@ -33,6 +33,8 @@ const MAX_MESSAGE: usize = 256 << 20;
 pub(super) enum End {
     /// There is a newer SVID to open the next one with.
     Handover,
+    /// An update was refused a while ago: what was in it is asked for again.
+    Again,
 }
 
 /// Why a stream could not be opened, or has ended.
@@ -118,13 +120,13 @@ impl Stream {
             .ok_or(StreamError::Closed)
     }
 
-    /// Applies a message and acknowledges it, or refuses it with the reason.
+    /// Applies a message and acknowledges it, or refuses it with the reason. Says whether it was applied.
     pub(super) async fn answer(
         &mut self,
         response: DeltaDiscoveryResponse,
         store: &mut Store,
         vitals: &Vitals,
-    ) -> Result<(), StreamError> {
+    ) -> Result<bool, StreamError> {
         let (type_url, nonce) = (response.type_url.clone(), response.nonce.clone());
         let error_detail = match Kind::of_type_url(&type_url) {
             None => Some(format!("this proxy did not subscribe to {type_url:?}")),
@@ -140,6 +142,7 @@ impl Stream {
                 "an update from the control plane was refused, the last good state stays"
             );
         }
+        let applied = error_detail.is_none();
         let request = DeltaDiscoveryRequest {
             type_url,
             response_nonce: nonce,
@@ -150,7 +153,8 @@ impl Stream {
             }),
             ..DeltaDiscoveryRequest::default()
         };
-        self.requests.send(request).await.map_err(|_| StreamError::Closed)
+        self.requests.send(request).await.map_err(|_| StreamError::Closed)?;
+        Ok(applied)
     }
 }
 
