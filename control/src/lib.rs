@@ -15,6 +15,7 @@ pub mod pages;
 pub mod peer;
 pub mod pipeline;
 mod plane;
+pub mod policy;
 pub mod push;
 pub mod reports;
 pub mod source;

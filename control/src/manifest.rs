@@ -269,6 +269,12 @@ impl Object {
         })
     }
 
+    /// The API group: what stands before the slash of `apiVersion`; empty for the core group.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
+    }
+
     /// Its namespace; `default` if none is given.
     #[must_use]
     pub fn namespace_or_default(&self) -> &str {

@@ -44,7 +44,7 @@ pub struct AuthorizationPolicy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CustomPolicy {
     /// What it matches.
-    pub policy: AuthorizationPolicy,
+    pub policy: Arc<AuthorizationPolicy>,
     /// The provider; none: unknown or in conflict with another one, which denies what matches (spec §3.11.40).
     pub provider: Option<Provider>,
 }

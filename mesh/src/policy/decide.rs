@@ -21,6 +21,19 @@ pub struct Gates {
     pub authorization: Decision,
 }
 
+impl Gates {
+    /// The verdict of all gates together: the first that denies, else the most specific that names a rule.
+    #[must_use]
+    pub fn into_decision(self) -> Decision {
+        let gates = [self.egress, self.ingress, self.peer_authentication, self.authorization];
+        if let Some(denied) = gates.iter().find(|decision| !decision.is_allowed()) {
+            return denied.clone();
+        }
+        let [egress, ingress, transport, authorization] = gates;
+        prefer(authorization, prefer(prefer(ingress, egress), transport))
+    }
+}
+
 /// What can be said of a connection that carries HTTP before its first request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OnConnection {
@@ -328,6 +341,8 @@ pub(super) fn may_ask<'t>(table: &'t Table, custom: &'t CustomPolicy, request: &
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::policy::{
         Attribute, AuthorizationPolicy, Condition, Connection, Destination, Http, Kind, ObjectRef, Principal, Rule,
@@ -336,7 +351,7 @@ mod tests {
 
     const NO_HEADERS: [(&str, &str); 0] = [];
 
-    fn policy(name: &str, conditions: Vec<Attribute>) -> AuthorizationPolicy {
+    fn policy(name: &str, conditions: Vec<Attribute>) -> Arc<AuthorizationPolicy> {
         let when = conditions
             .into_iter()
             .map(|attribute| Condition {
@@ -346,10 +361,10 @@ mod tests {
             .collect();
         let rule = Rule::new([].into(), [].into(), when);
         let object = ObjectRef::new(Kind::AuthorizationPolicy, "shop", name);
-        AuthorizationPolicy {
+        Arc::new(AuthorizationPolicy {
             object,
             rules: [rule].into(),
-        }
+        })
     }
 
     fn text(value: &str) -> Box<[TextMatch]> {

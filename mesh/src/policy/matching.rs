@@ -2,7 +2,7 @@
 //! judged before its first request: what only the request can say is `Maybe` until it is there. No allocation, and the
 //! work is bounded by the size of the rule times the length of what it looks at.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use serde_json::{Map, Value};
 
@@ -96,7 +96,7 @@ impl<'r, 'a> Context<'r, 'a> {
 
 /// Whether any of the policies matches, and the first rule that does.
 pub(super) fn any_policy(
-    policies: &[AuthorizationPolicy],
+    policies: &[Arc<AuthorizationPolicy>],
     action: Action,
     context: &Context<'_, '_>,
 ) -> (Tri, Option<RuleRef>) {

@@ -12,7 +12,7 @@ pub enum NetworkGate {
     #[default]
     Open,
     /// Isolated: the union of these policies decides. Never empty.
-    Isolated(Box<[NetworkPolicy]>),
+    Isolated(Box<[Arc<NetworkPolicy>]>),
     /// A policy that selects it cannot be understood.
     Refused(Refusal),
 }
@@ -116,7 +116,7 @@ pub(super) struct Port<'a> {
 }
 
 /// The first rule that matches, if any.
-pub(super) fn allowing(policies: &[NetworkPolicy], far: Far<'_>, port: Port<'_>) -> Option<RuleRef> {
+pub(super) fn allowing(policies: &[Arc<NetworkPolicy>], far: Far<'_>, port: Port<'_>) -> Option<RuleRef> {
     policies.iter().find_map(|policy| {
         let index = policy.rules.iter().position(|rule| rule.matches(far, port))?;
         Some(RuleRef::rule(&policy.object, u16::try_from(index).unwrap_or(u16::MAX)))

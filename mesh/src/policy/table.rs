@@ -58,21 +58,22 @@ impl MutualTls {
     }
 }
 
-/// All AuthorizationPolicies that apply to a workload, by what they do (spec §3.2).
+/// All AuthorizationPolicies that apply to a workload, by what they do (spec §3.2). Shared between the tables of all
+/// workloads that they select.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Authorization {
     /// Ask an external provider.
     pub custom: Box<[CustomPolicy]>,
     /// Deny what matches.
-    pub deny: Box<[AuthorizationPolicy]>,
+    pub deny: Box<[Arc<AuthorizationPolicy>]>,
     /// Allow only what matches, if there is any.
-    pub allow: Box<[AuthorizationPolicy]>,
+    pub allow: Box<[Arc<AuthorizationPolicy>]>,
     /// Mark what matches.
-    pub audit: Box<[AuthorizationPolicy]>,
+    pub audit: Box<[Arc<AuthorizationPolicy>]>,
     /// DENY policies in dry-run: recorded, never enforced.
-    pub shadow_deny: Box<[AuthorizationPolicy]>,
+    pub shadow_deny: Box<[Arc<AuthorizationPolicy>]>,
     /// ALLOW policies in dry-run: recorded, never enforced.
-    pub shadow_allow: Box<[AuthorizationPolicy]>,
+    pub shadow_allow: Box<[Arc<AuthorizationPolicy>]>,
     /// An object that cannot be understood: everything is denied.
     pub refusal: Option<Refusal>,
 }

@@ -286,10 +286,10 @@ mod tests {
                 Rule::new([conditions.clone()].into(), [conditions.clone()].into(), conditions),
                 Rule::default(),
             ];
-            AuthorizationPolicy {
+            Arc::new(AuthorizationPolicy {
                 object: object(Kind::AuthorizationPolicy),
                 rules: rules.into(),
-            }
+            })
         };
         let provider = |kind, fail_open| {
             Some(Provider {
@@ -353,10 +353,10 @@ mod tests {
         let refusal = Refusal::new(Some(object(Kind::PeerAuthentication)), "why");
         Table {
             ingress: NetworkGate::Isolated(
-                [NetworkPolicy {
+                [Arc::new(NetworkPolicy {
                     object: object(Kind::NetworkPolicy),
                     rules: rules.into(),
-                }]
+                })]
                 .into(),
             ),
             egress: NetworkGate::Refused(refusal.clone()),

@@ -1,5 +1,7 @@
 //! The AuthorizationPolicy part of the table to and from the wire.
 
+use std::sync::Arc;
+
 use super::{
     WireError, block, invalid, list, object, port_number, refusal, unknown, write_block, write_object, write_refusal,
 };
@@ -24,7 +26,7 @@ pub(super) fn authorization(message: wire::Authorization) -> Result<Authorizatio
 }
 
 pub(super) fn write(authorization: &Authorization) -> wire::Authorization {
-    let policies = |policies: &[AuthorizationPolicy]| policies.iter().map(write_policy).collect();
+    let policies = |policies: &[Arc<AuthorizationPolicy>]| policies.iter().map(|policy| write_policy(policy)).collect();
     wire::Authorization {
         custom: authorization.custom.iter().map(write_custom).collect(),
         deny: policies(&authorization.deny),
@@ -36,15 +38,15 @@ pub(super) fn write(authorization: &Authorization) -> wire::Authorization {
     }
 }
 
-fn policy(message: wire::AuthorizationPolicy) -> Result<AuthorizationPolicy, WireError> {
-    Ok(AuthorizationPolicy {
+fn policy(message: wire::AuthorizationPolicy) -> Result<Arc<AuthorizationPolicy>, WireError> {
+    Ok(Arc::new(AuthorizationPolicy {
         object: object(
             message
                 .object
                 .ok_or(WireError::Missing("authorization policy object"))?,
         )?,
         rules: list(message.rules, rule)?,
-    })
+    }))
 }
 
 fn write_policy(policy: &AuthorizationPolicy) -> wire::AuthorizationPolicy {

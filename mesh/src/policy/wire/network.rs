@@ -1,5 +1,7 @@
 //! The NetworkPolicy part of the table to and from the wire.
 
+use std::sync::Arc;
+
 use super::{
     WireError, block, invalid, list, object, port_number, refusal, unknown, write_block, write_object, write_refusal,
 };
@@ -14,7 +16,9 @@ use crate::{
 pub(super) fn gate(message: wire::NetworkGate) -> Result<NetworkGate, WireError> {
     match message.state.ok_or(WireError::Missing("network gate state"))? {
         State::Open(_) => Ok(NetworkGate::Open),
-        State::Isolated(isolated) => Ok(NetworkGate::Isolated(list(isolated.policies, policy)?)),
+        State::Isolated(isolated) => Ok(NetworkGate::Isolated(list(isolated.policies, |message| {
+            policy(message).map(Arc::new)
+        })?)),
         State::Refused(message) => Ok(NetworkGate::Refused(refusal(message)?)),
     }
 }
@@ -23,7 +27,7 @@ pub(super) fn write_gate(gate: &NetworkGate) -> wire::NetworkGate {
     let state = match gate {
         NetworkGate::Open => State::Open(wire::network_gate::Open {}),
         NetworkGate::Isolated(policies) => State::Isolated(wire::network_gate::Isolated {
-            policies: policies.iter().map(write_policy).collect(),
+            policies: policies.iter().map(|policy| write_policy(policy)).collect(),
         }),
         NetworkGate::Refused(refusal) => State::Refused(write_refusal(refusal)),
     };
