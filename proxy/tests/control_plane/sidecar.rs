@@ -111,12 +111,11 @@ impl Sidecar {
     /// Waits for an identity.
     pub(crate) async fn until_identity(&self, wanted: impl Fn(&Identity) -> bool) -> Identity {
         let mut identity = self.identity.clone();
-        let found = timeout(PATIENCE, identity.wait_for(|held| wanted(held)))
+        timeout(PATIENCE, identity.wait_for(|held| wanted(held)))
             .await
             .expect("in time")
             .unwrap()
-            .clone();
-        found
+            .clone()
     }
 
     /// Waits for an SVID of at least this generation.
@@ -128,12 +127,11 @@ impl Sidecar {
     /// Waits for a state.
     pub(crate) async fn until(&self, wanted: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
         let mut state = self.state.clone();
-        let found = timeout(PATIENCE, state.wait_for(|held| wanted(held)))
+        timeout(PATIENCE, state.wait_for(|held| wanted(held)))
             .await
             .expect("in time")
             .unwrap()
-            .clone();
-        found
+            .clone()
     }
 
     /// Waits until a counter has reached a value.
