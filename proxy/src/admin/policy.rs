@@ -1,13 +1,15 @@
 //! The policy of our workload in a few words: which objects make it up. It never shows conditions in full: `squire policy
 //! why` explains decisions.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use squire_mesh::policy::{AuthorizationPolicy, NetworkGate, Table};
 
 /// Objects by what they do.
 pub(super) fn view(table: &Table) -> Value {
     let authorization = &table.authorization;
-    let objects = |policies: &[AuthorizationPolicy]| -> Vec<Value> {
+    let objects = |policies: &[Arc<AuthorizationPolicy>]| -> Vec<Value> {
         policies
             .iter()
             .map(|p| json!({ "object": p.object.to_string(), "rules": p.rules.len() }))
@@ -61,13 +63,13 @@ mod tests {
             rules: Box::default(),
         };
         let mut table = Table {
-            ingress: NetworkGate::Isolated([policy].into()),
+            ingress: NetworkGate::Isolated([Arc::new(policy)].into()),
             ..Table::default()
         };
-        table.authorization.allow = [AuthorizationPolicy {
+        table.authorization.allow = [Arc::new(AuthorizationPolicy {
             object: ObjectRef::new(Kind::AuthorizationPolicy, "shop", "web"),
             rules: Box::default(),
-        }]
+        })]
         .into();
         let view = view(&table);
         assert_eq!(view["ingress"]["isolatedBy"][0]["object"], object.to_string());
