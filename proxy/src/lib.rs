@@ -1,16 +1,39 @@
 //! The sidecar: it gives the workload beside it a cryptographic identity, speaks mutual TLS for it in both directions,
 //! lets in only the peers that policy allows, and tells people what it saw. It knows no Kubernetes and signs nothing.
 
+mod accept;
+mod access_log;
 pub mod admin;
+mod authorize;
 pub mod backoff;
 pub mod channel;
+mod chunk;
 pub mod config;
+pub mod connection;
+mod credentials;
+pub mod data_path;
+mod dial;
+mod first_bytes;
+mod forward;
 pub mod identity;
+mod inbound;
+mod link;
 pub mod logging;
+pub mod metrics;
+mod outbound;
+mod outcome;
+mod pool;
 pub mod readiness;
 pub mod report;
 pub mod roots;
+mod route;
+mod shared;
 pub mod shutdown;
+mod sniff;
+mod socket;
 pub mod state;
+mod sys;
+mod tls;
 pub mod vitals;
+mod watch_grounds;
 pub mod xds;

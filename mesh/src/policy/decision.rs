@@ -225,6 +225,13 @@ impl Decision {
         self.verdict == Verdict::Allow
     }
 
+    /// The denial for a peer whose certificate shows another identity than the workload at its address has. A sidecar
+    /// binds the two for every peer, not only where a NetworkPolicy looks at addresses.
+    #[must_use]
+    pub fn address_mismatch() -> Self {
+        Self::deny(Why::AddressIdentityMismatch, None)
+    }
+
     /// The denial for a request whose path is malformed (answer 400).
     #[must_use]
     pub fn bad_path() -> Self {

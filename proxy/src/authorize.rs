@@ -1,0 +1,135 @@
+//! Asking policy about a connection. [`Permit`] can only be made here, from an allowing decision: what forwards bytes
+//! takes one, so skipping authorization does not compile. The decision itself is `squire_mesh::policy`'s.
+
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+
+use squire_mesh::{
+    policy::{self, Decision, Endpoint, Principal, Request},
+    svid::VerifiedPeer,
+    workload::Workload,
+};
+
+use crate::{connection::Cut, state::Snapshot};
+
+/// Proof that policy allowed a connection.
+#[derive(Debug)]
+pub(crate) struct Permit(());
+
+/// The connection that is asked about.
+#[derive(Clone, Copy)]
+pub(crate) struct Question<'a> {
+    /// The verified identity at the other end; none: plaintext.
+    pub(crate) peer: Option<&'a VerifiedPeer>,
+    /// The address at the other end.
+    pub(crate) remote: SocketAddr,
+    /// The address of our workload.
+    pub(crate) local: SocketAddr,
+    /// The port that is reached (ours inbound, theirs outbound).
+    pub(crate) port: u16,
+}
+
+/// What came of asking.
+pub(crate) enum Answer {
+    /// Allowed.
+    Permitted(Permit, Decision),
+    /// Denied.
+    Denied(Decision),
+    /// There is nothing to decide by: refused.
+    NotReady(&'static str),
+}
+
+impl Answer {
+    fn of(decision: Decision) -> Self {
+        if decision.is_allowed() {
+            Self::Permitted(Permit(()), decision)
+        } else {
+            Self::Denied(decision)
+        }
+    }
+}
+
+/// May this peer reach our workload on this port?
+pub(crate) fn inbound(snapshot: &Snapshot, question: Question<'_>) -> Answer {
+    let Some(table) = &snapshot.policy else {
+        return Answer::NotReady("policy");
+    };
+    let source = workload_at(snapshot, question.remote, question.peer);
+    if let (Some(workload), Some(peer)) = (&source, question.peer)
+        && workload.selectable()
+        && !workload.may_show(&Principal::from(peer.id()))
+    {
+        return Answer::Denied(Decision::address_mismatch());
+    }
+    let me = snapshot.me.as_deref();
+    let request = Request::connection(
+        policy::Source {
+            ip: question.remote.ip().to_canonical(),
+            workload: source.as_deref().map(|workload| workload as &dyn Endpoint),
+            principal: question.peer.map(|peer| Principal::from(peer.id())),
+            own_node: false,
+        },
+        policy::Destination {
+            ip: question.local.ip().to_canonical(),
+            port: question.port,
+            workload: me.map(|workload| workload as &dyn Endpoint),
+        },
+        policy::Connection {
+            mutual_tls: question.peer.is_some(),
+            ..policy::Connection::default()
+        },
+    );
+    Answer::of(policy::decide_inbound(table, &request))
+}
+
+/// May our workload reach this address?
+pub(crate) fn outbound(snapshot: &Snapshot, question: Question<'_>, to: Option<&Workload>) -> Answer {
+    let Some(table) = &snapshot.policy else {
+        return Answer::NotReady("policy");
+    };
+    let me = snapshot.me.as_deref();
+    let request = Request::connection(
+        policy::Source {
+            ip: question.local.ip().to_canonical(),
+            workload: me.map(|workload| workload as &dyn Endpoint),
+            principal: None,
+            own_node: false,
+        },
+        policy::Destination {
+            ip: question.remote.ip().to_canonical(),
+            port: question.port,
+            workload: to.map(|workload| workload as &dyn Endpoint),
+        },
+        policy::Connection {
+            mutual_tls: question.peer.is_some(),
+            ..policy::Connection::default()
+        },
+    );
+    Answer::of(policy::decide_outbound(table, &request))
+}
+
+/// The workload an address stands for. Where several share it (their node's), the one with the peer's identity.
+pub(crate) fn workload_at(
+    snapshot: &Snapshot,
+    address: SocketAddr,
+    peer: Option<&VerifiedPeer>,
+) -> Option<Arc<Workload>> {
+    let mut first = None;
+    for workload in snapshot.workloads_at(address.ip()) {
+        if peer.is_some_and(|peer| workload.identity.as_ref() == Some(peer.id())) {
+            return Some(Arc::clone(workload));
+        }
+        first.get_or_insert(workload);
+    }
+    first.map(Arc::clone)
+}
+
+/// Whether a peer that was verified once may still be trusted now.
+pub(crate) fn grounds(snapshot: &Snapshot, peer: &VerifiedPeer, now: SystemTime) -> Result<(), Cut> {
+    if peer.not_after() <= now {
+        return Err(Cut::Expired);
+    }
+    if !snapshot.bundles.holds(peer.id().trust_domain(), peer.root()) {
+        return Err(Cut::Untrusted);
+    }
+    snapshot.revocations.check(peer).map_err(|_| Cut::Revoked)
+}

@@ -1,0 +1,408 @@
+//! Peer to application, in order: accept → TLS → identify → authorize → dial the application → forward → close. Each
+//! application connection on a link is authorized anew. This page knows the order; the steps live elsewhere.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use squire_mesh::{
+    policy::MtlsMode,
+    svid::{Role, VerifiedPeer, identify},
+};
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::{
+    accept::Accepted,
+    authorize::{self, Answer, Permit, Question, grounds},
+    connection::{Carrier, Cut, Direction, Facts, Record},
+    first_bytes::{self, First},
+    forward::{self, Interrupted},
+    link::{
+        Event, Framing, Link,
+        frame::{Control, ResetReason},
+        framing_of,
+    },
+    outcome::Outcome,
+    shared::Shared,
+    socket,
+    tls::handshake::{self, Parameters},
+};
+
+/// A link without an application connection is closed after so long; the dialling side closes its idle ones far earlier.
+const LINK_IDLE: Duration = Duration::from_secs(15 * 60);
+/// After GOAWAY, how long an idle link may still bring an application connection that was already under way.
+const LAST_CALL: Duration = Duration::from_secs(2);
+
+/// One accepted connection, from its first byte to its last.
+pub(crate) async fn serve(shared: Arc<Shared>, accepted: Accepted) {
+    let Accepted {
+        tcp,
+        client,
+        destination,
+        app,
+        port,
+        since,
+        slot: _slot,
+    } = accepted;
+    let arrival = Arrival {
+        client,
+        destination,
+        port,
+        app,
+    };
+    let snapshot = shared.snapshot();
+    let Some(table) = &snapshot.policy else {
+        return arrival.refuse(&shared, since, &Outcome::NotReady("policy"));
+    };
+    let mode = table.mtls_mode(arrival.port);
+    drop(snapshot);
+    // Boxed: a connection then holds the frame of its own way, not of the longest.
+    match mode {
+        MtlsMode::Strict => Box::pin(mutual_tls(&shared, tcp, Vec::new(), since, arrival)).await,
+        MtlsMode::Disable => Box::pin(plaintext(&shared, tcp, &[], None, since, arrival)).await,
+        MtlsMode::Permissive => Box::pin(permissive(&shared, tcp, since, arrival)).await,
+    }
+}
+
+/// Where a connection came from and what it is meant for.
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    client: SocketAddr,
+    destination: SocketAddr,
+    port: u16,
+    app: SocketAddr,
+}
+
+impl Arrival {
+    fn question<'a>(&self, peer: Option<&'a VerifiedPeer>) -> Question<'a> {
+        Question {
+            peer,
+            remote: self.client,
+            local: self.destination,
+            port: self.port,
+        }
+    }
+
+    /// Opens a record with what is known from the start.
+    fn record(&self, shared: &Shared, id: u64, since: Instant, facts: Facts) -> Record {
+        let local = shared
+            .credentials
+            .borrow()
+            .as_ref()
+            .map(|credentials| credentials.svid.id().clone());
+        let facts = Facts {
+            port: self.port,
+            local,
+            ..facts
+        };
+        shared
+            .recorder
+            .open(Direction::Inbound, id, since, (self.client, self.destination), facts)
+    }
+
+    /// A connection that ends before anything is known of it.
+    fn refuse(&self, shared: &Shared, since: Instant, outcome: &Outcome) {
+        self.record(shared, shared.next_id(), since, Facts::default())
+            .close(outcome);
+    }
+}
+
+/// PERMISSIVE: mesh TLS if the client starts it; anything else passes as it is, without an identity.
+async fn permissive(shared: &Arc<Shared>, tcp: TcpStream, since: Instant, arrival: Arrival) {
+    let may_enter = match authorize::inbound(&shared.snapshot(), arrival.question(None)) {
+        Answer::Permitted(permit, _) => Some(permit),
+        Answer::Denied(_) | Answer::NotReady(_) => None,
+    };
+    let limit = shared.dialer.timeouts.handshake;
+    let first = Box::pin(first_bytes::wait(shared, &tcp, arrival.app, may_enter.as_ref(), limit)).await;
+    match first {
+        Ok(First::Mesh(received)) => Box::pin(mutual_tls(shared, tcp, received, since, arrival)).await,
+        Ok(First::Opaque { received, app }) => Box::pin(plaintext(shared, tcp, &received, app, since, arrival)).await,
+        Ok(First::Silent) => arrival.refuse(shared, since, &Outcome::HandshakeTimeout),
+        Err(error) => arrival.refuse(shared, since, &Outcome::Interrupted(Interrupted::Far(error))),
+    }
+}
+
+/// Without mutual TLS: authorized as an unauthenticated source.
+async fn plaintext(
+    shared: &Arc<Shared>,
+    tcp: TcpStream,
+    received: &[u8],
+    app: Option<TcpStream>,
+    since: Instant,
+    arrival: Arrival,
+) {
+    let facts = Facts {
+        carrier: Carrier::Plaintext,
+        ..Facts::default()
+    };
+    let record = arrival.record(shared, shared.next_id(), since, facts);
+    let permit = match decide(shared, &record, &arrival, None) {
+        Ok(permit) => permit,
+        Err(outcome) => return record.close(&outcome),
+    };
+    let app = match app {
+        Some(app) => Ok(app),
+        None => Box::pin(shared.dialer.app(&permit, arrival.app)).await,
+    };
+    let app = match app {
+        Ok(app) => app,
+        Err(error) => return record.close(&Outcome::AppUnreachable(error)),
+    };
+    record.facts().upstream = Some(arrival.app);
+    match forward::plain(&permit, &tcp, &app, received, &record).await {
+        Ok(()) => record.close(&Outcome::Complete),
+        Err(interrupted) => {
+            socket::abort_on_close(&tcp);
+            socket::abort_on_close(&app);
+            record.close(&Outcome::Interrupted(interrupted));
+        }
+    }
+}
+
+/// A client that has to prove who it is.
+async fn mutual_tls(shared: &Arc<Shared>, tcp: TcpStream, received: Vec<u8>, since: Instant, arrival: Arrival) {
+    let shaken = Box::pin(identified(shared, tcp, received)).await;
+    let (link, session) = match shaken {
+        Ok(established) => established,
+        Err(outcome) => {
+            shared.metrics.handshake_failed("server", outcome.label());
+            return arrival.refuse(shared, since, &outcome);
+        }
+    };
+    match link.framing() {
+        Framing::Squire => Box::pin(one_after_another(shared, link, session, arrival)).await,
+        Framing::Plain => Box::pin(only_one(shared, link, session, since, arrival)).await,
+    }
+}
+
+/// Whom a link leads to.
+struct Session {
+    peer: Arc<VerifiedPeer>,
+    parameters: Parameters,
+    handshake: Option<Duration>,
+    served: bool,
+}
+
+/// The TLS handshake, in time, and who the peer is.
+async fn identified(shared: &Shared, tcp: TcpStream, received: Vec<u8>) -> Result<(Box<Link>, Session), Outcome> {
+    let credentials = shared
+        .credentials
+        .borrow()
+        .clone()
+        .ok_or(Outcome::NotReady("identity"))?;
+    let Ok(_pending) = shared.handshakes.try_acquire() else {
+        shared.metrics.limit_hit("pending_handshakes");
+        return Err(Outcome::Limit("maxPendingHandshakes"));
+    };
+    let started = Instant::now();
+    let strict_plaintext = |error| match &error {
+        // Bytes that are no TLS record at all: a client that knows nothing of the mesh.
+        handshake::HandshakeError::Tls(rustls::Error::InvalidMessage(_)) => Outcome::Plaintext,
+        _ => Outcome::Handshake(error),
+    };
+    let accepting = handshake::accept(credentials.server(), tcp, received, credentials.engine);
+    let established = timeout(shared.dialer.timeouts.handshake, accepting)
+        .await
+        .map_err(|_| Outcome::HandshakeTimeout)?
+        .map_err(strict_plaintext)?;
+    let handshake = started.elapsed();
+    let framing = framing_of(&established.alpn).ok_or(Outcome::NoProtocol)?;
+    let peer = identify(
+        &established.peer_chain,
+        &credentials.bundles,
+        SystemTime::now(),
+        Role::Client,
+    )
+    .map_err(|error| Outcome::Handshake(handshake::HandshakeError::Identity(error)))?;
+    let parameters = established.parameters;
+    shared.metrics.handshake("server", parameters, handshake);
+    let session = Session {
+        peer: Arc::new(peer),
+        parameters,
+        handshake: Some(handshake),
+        served: false,
+    };
+    Ok((Box::new((established, framing).into()), session))
+}
+
+/// `squire-tls/1`: the link is the application connection.
+async fn only_one(shared: &Arc<Shared>, mut link: Box<Link>, session: Session, since: Instant, arrival: Arrival) {
+    let record = arrival.record(shared, shared.next_id(), since, session.facts(Framing::Plain));
+    if application(shared, &mut link, 0, record, &session, arrival).await == After::Usable {
+        link.close();
+    }
+}
+
+/// `squire/1`: application connections until the peer closes the link or we want it gone.
+async fn one_after_another(shared: &Arc<Shared>, mut link: Box<Link>, mut session: Session, arrival: Arrival) {
+    let mut last_sequence = None;
+    loop {
+        let next = Box::pin(next_open(shared, &mut link, last_sequence)).await;
+        let Some((sequence, id)) = next else {
+            return link.close();
+        };
+        last_sequence = Some(sequence);
+        let record = arrival.record(shared, id, Instant::now(), session.facts(Framing::Squire));
+        if application(shared, &mut link, sequence, record, &session, arrival).await == After::Broken {
+            return;
+        }
+        if link.flush().await.is_err() {
+            return;
+        }
+        session.served = true;
+        session.handshake = None;
+    }
+}
+
+/// Waits for the next OPEN. `None`: there will be none.
+async fn next_open(shared: &Shared, link: &mut Link, last_sequence: Option<u32>) -> Option<(u32, u64)> {
+    let mut patience = LINK_IDLE;
+    loop {
+        let event = tokio::select! {
+            event = timeout(patience, link.event()) => event.ok()?.ok()?,
+            () = shared.draining.cancelled(), if patience == LINK_IDLE => {
+                link.push(Control::GoAway);
+                link.flush().await.ok()?;
+                patience = LAST_CALL;
+                continue;
+            }
+        };
+        match event {
+            Event::Open { sequence, id } => return Some((sequence, id)),
+            // Of an application connection that has been reset here: nobody wants them any more.
+            Event::Data if last_sequence.is_some() => link.discard(),
+            Event::Fin if last_sequence.is_some() => {}
+            Event::Reset { sequence, .. } if last_sequence == Some(sequence) => {
+                link.push(Control::Reset {
+                    sequence,
+                    reason: ResetReason::Aborted,
+                });
+                link.flush().await.ok()?;
+            }
+            Event::Data | Event::Fin | Event::Reset { .. } | Event::GoAway | Event::Closed { .. } => return None,
+        }
+    }
+}
+
+/// Whether a link can carry another application connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    Usable,
+    Broken,
+}
+
+/// One application connection: authorize, dial, forward.
+async fn application(
+    shared: &Arc<Shared>,
+    link: &mut Link,
+    sequence: u32,
+    record: Record,
+    session: &Session,
+    arrival: Arrival,
+) -> After {
+    let (after, outcome) = match admitted(shared, &record, session, &arrival).await {
+        Ok((permit, app)) => {
+            let forwarded = forward::mesh(&permit, link, &app, sequence, &record).await;
+            if forwarded.is_err() {
+                socket::abort_on_close(&app);
+            }
+            ended(link, sequence, forwarded)
+        }
+        Err(outcome) => {
+            let reason = match outcome {
+                Outcome::AppUnreachable(_) => ResetReason::Unreachable,
+                _ => ResetReason::Denied,
+            };
+            (reset(link, sequence, reason), outcome)
+        }
+    };
+    record.close(&outcome);
+    if after == After::Broken || grounds(&shared.snapshot(), &session.peer, SystemTime::now()).is_err() {
+        return After::Broken;
+    }
+    after
+}
+
+/// Asks policy, then reaches for the application.
+async fn admitted(
+    shared: &Arc<Shared>,
+    record: &Record,
+    session: &Session,
+    arrival: &Arrival,
+) -> Result<(Permit, TcpStream), Outcome> {
+    grounds(&shared.snapshot(), &session.peer, SystemTime::now())
+        .map_err(|cut| Outcome::Interrupted(Interrupted::Cut(cut)))?;
+    let permit = decide(shared, record, arrival, Some(&session.peer))?;
+    let app = Box::pin(shared.dialer.app(&permit, arrival.app))
+        .await
+        .map_err(Outcome::AppUnreachable)?;
+    record.facts().upstream = Some(arrival.app);
+    Ok((permit, app))
+}
+
+/// Asks policy and notes the answer in the record. The record is registered by now, so a policy that changes from here
+/// on finds the connection and judges it again.
+fn decide(shared: &Shared, record: &Record, arrival: &Arrival, peer: Option<&VerifiedPeer>) -> Result<Permit, Outcome> {
+    let snapshot = shared.snapshot();
+    let answer = authorize::inbound(&snapshot, arrival.question(peer));
+    let workload = authorize::workload_at(&snapshot, arrival.client, peer);
+    let mut facts = record.facts();
+    facts.peer_workload = workload.map(|workload| workload.uid.clone());
+    let (result, decision) = match answer {
+        Answer::Permitted(permit, decision) => (Ok(permit), decision),
+        Answer::Denied(decision) => (Err(Outcome::Denied), decision),
+        Answer::NotReady(what) => return Err(Outcome::NotReady(what)),
+    };
+    shared.metrics.decided(Direction::Inbound, &decision);
+    facts.decision = Some(decision);
+    drop(facts);
+    record.count_in(shared.metrics.series_of(record));
+    result
+}
+
+/// What an interrupted or finished application connection leaves of its link.
+fn ended(link: &mut Link, sequence: u32, forwarded: Result<(), Interrupted>) -> (After, Outcome) {
+    let Err(interrupted) = forwarded else {
+        return (After::Usable, Outcome::Complete);
+    };
+    let after = match &interrupted {
+        Interrupted::Link(_) | Interrupted::Far(_) => After::Broken,
+        Interrupted::App(_) => reset(link, sequence, ResetReason::Aborted),
+        Interrupted::Reset(_) => reset(link, sequence, ResetReason::Aborted),
+        Interrupted::Cut(Cut::Draining) => reset(link, sequence, ResetReason::Draining),
+        Interrupted::Cut(_) => reset(link, sequence, ResetReason::Denied),
+    };
+    (after, Outcome::Interrupted(interrupted))
+}
+
+/// Aborts the application connection; the link survives where its framing can tell the next one from this.
+fn reset(link: &mut Link, sequence: u32, reason: ResetReason) -> After {
+    link.discard();
+    match link.framing() {
+        Framing::Squire => {
+            link.push(Control::Reset { sequence, reason });
+            After::Usable
+        }
+        Framing::Plain => {
+            // Nothing may look like an orderly end: no close_notify, and RST instead of FIN.
+            socket::abort_on_close(link.tcp());
+            After::Broken
+        }
+    }
+}
+
+impl Session {
+    fn facts(&self, framing: Framing) -> Facts {
+        Facts {
+            peer: Some(Arc::clone(&self.peer)),
+            carrier: Carrier::Mesh(framing),
+            tls: Some(self.parameters),
+            handshake: self.handshake,
+            reused: self.served,
+            ..Facts::default()
+        }
+    }
+}

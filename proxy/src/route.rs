@@ -1,0 +1,124 @@
+//! Where an outbound connection goes: from the address the application dialled to the endpoints that may serve it, by
+//! the tables the control plane pushed. Decides no policy and opens nothing.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use squire_mesh::{
+    spiffe::SpiffeId,
+    workload::{Transport, Workload},
+};
+
+use crate::{
+    config::{Host, HostPort},
+    link::Framing,
+    state::{Named, Snapshot},
+};
+
+/// What the application asked for.
+#[derive(Debug, Clone)]
+pub(crate) enum Target {
+    /// The original destination of a captured connection.
+    Address(SocketAddr),
+    /// The configured destination of an explicit listener.
+    Name(HostPort),
+}
+
+/// How an endpoint is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// Mutual TLS with exactly this peer.
+    Mesh(SpiffeId, Framing),
+    /// As it is.
+    Plaintext,
+}
+
+/// One place that may serve the connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Endpoint {
+    pub(crate) address: SocketAddr,
+    pub(crate) via: Via,
+    /// The workload there; none: outside the mesh.
+    pub(crate) workload: Option<Arc<Workload>>,
+}
+
+/// Endpoints tried before a connection is given up.
+const TRIES: usize = 3;
+
+/// The endpoints to try, in order.
+pub(crate) fn route(snapshot: &Snapshot, target: &Target) -> Result<Vec<Endpoint>, &'static str> {
+    match target {
+        Target::Address(address) => by_address(snapshot, *address),
+        Target::Name(HostPort {
+            host: Host::Ip(ip),
+            port,
+        }) => by_address(snapshot, SocketAddr::new(*ip, *port)),
+        Target::Name(HostPort {
+            host: Host::Name(name),
+            port,
+        }) => match snapshot.named(name) {
+            Some(Named::Service(service)) => by_service(snapshot, service.name.as_str(), *port),
+            Some(Named::Workload(workload)) => Ok(vec![endpoint(workload, *port)?]),
+            None => Err("no service or workload of that name is known to the mesh"),
+        },
+    }
+}
+
+fn by_address(snapshot: &Snapshot, address: SocketAddr) -> Result<Vec<Endpoint>, &'static str> {
+    if let Some(service) = snapshot.service_at(address.ip()) {
+        return by_service(snapshot, service.name.as_str(), address.port());
+    }
+    let workload = snapshot
+        .workloads_at(address.ip())
+        .find(|workload| !workload.host_network);
+    Ok(vec![match workload {
+        Some(workload) => Endpoint {
+            address,
+            via: via(workload)?,
+            workload: Some(Arc::clone(workload)),
+        },
+        None => Endpoint {
+            address,
+            via: Via::Plaintext,
+            workload: None,
+        },
+    }])
+}
+
+fn by_service(snapshot: &Snapshot, service: &str, port: u16) -> Result<Vec<Endpoint>, &'static str> {
+    let mut ready: Vec<_> = snapshot.ready_endpoints(service, port).collect();
+    if ready.is_empty() {
+        return Err("the service has no ready endpoint for that port");
+    }
+    // A random few, each endpoint as likely as the next.
+    let count = ready.len().min(TRIES);
+    for index in 0..count {
+        let other = rand::random_range(index..ready.len());
+        ready.swap(index, other);
+    }
+    ready[..count]
+        .iter()
+        .map(|(workload, port)| endpoint(workload, *port))
+        .collect()
+}
+
+fn endpoint(workload: &Arc<Workload>, port: u16) -> Result<Endpoint, &'static str> {
+    let ip = workload.addresses.first().ok_or("the workload has no address")?;
+    Ok(Endpoint {
+        address: SocketAddr::new(*ip, port),
+        via: via(workload)?,
+        workload: Some(Arc::clone(workload)),
+    })
+}
+
+fn via(workload: &Workload) -> Result<Via, &'static str> {
+    let framing = match workload.transport {
+        Transport::Plaintext => return Ok(Via::Plaintext),
+        Transport::Squire => Framing::Squire,
+        Transport::SpiffeTls => Framing::Plain,
+    };
+    let identity = workload
+        .identity
+        .clone()
+        .ok_or("the workload speaks mutual TLS but has no identity to expect")?;
+    Ok(Via::Mesh(identity, framing))
+}

@@ -1,0 +1,94 @@
+//! What every connection of this sidecar shares. Made once at the start; only read afterwards.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    connection::Recorder, credentials::CredentialsWatch, dial::Dialer, metrics::Metrics, pool::Pool, state::Snapshot,
+    state::State,
+};
+
+/// Everything a connection needs that is not its own.
+pub(crate) struct Shared {
+    pub(crate) state: State,
+    pub(crate) credentials: CredentialsWatch,
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) dialer: Arc<Dialer>,
+    pub(crate) pool: Arc<Pool>,
+    /// Inbound TLS handshakes under way.
+    pub(crate) handshakes: Arc<Semaphore>,
+    /// Address to dial peers from, where configured.
+    pub(crate) bind_source: Option<IpAddr>,
+    /// In explicit mode peers are dialled from the workload's own address.
+    pub(crate) explicit: bool,
+    /// Listener addresses of this very sidecar: dialling them would loop.
+    pub(crate) own: Vec<SocketAddr>,
+    pub(crate) tasks: TaskTracker,
+    /// No new work; what is under way may finish.
+    pub(crate) draining: CancellationToken,
+    ids: AtomicU64,
+}
+
+impl Shared {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each part is made elsewhere; this only holds them together"
+    )]
+    pub(crate) fn new(
+        state: State,
+        credentials: CredentialsWatch,
+        recorder: Arc<Recorder>,
+        dialer: Arc<Dialer>,
+        pool: Arc<Pool>,
+        max_handshakes: usize,
+        source: (Option<IpAddr>, bool),
+        own: Vec<SocketAddr>,
+        tasks: TaskTracker,
+        draining: CancellationToken,
+    ) -> Arc<Self> {
+        let metrics = Arc::clone(&recorder.metrics);
+        Arc::new(Self {
+            state,
+            credentials,
+            recorder,
+            metrics,
+            dialer,
+            pool,
+            handshakes: Arc::new(Semaphore::new(max_handshakes)),
+            bind_source: source.0,
+            explicit: source.1,
+            own,
+            tasks,
+            draining,
+            ids: AtomicU64::new(rand::random()),
+        })
+    }
+
+    /// The newest state.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.state.borrow())
+    }
+
+    /// A connection id: unique here, and improbable anywhere else.
+    pub(crate) fn next_id(&self) -> u64 {
+        // An odd step visits every number before it repeats one.
+        self.ids.fetch_add(0x9E37_79B9_7F4A_7C15, Relaxed)
+    }
+
+    /// The address to dial peers from.
+    pub(crate) fn source(&self, snapshot: &Snapshot) -> Option<IpAddr> {
+        self.bind_source.or_else(|| {
+            let me = snapshot.me.as_ref().filter(|_| self.explicit)?;
+            me.addresses.first().copied()
+        })
+    }
+}

@@ -1,0 +1,125 @@
+//! No connection outlives its grounds: whenever policy, trust or revocations change, and every second for what time
+//! alone changes, each live connection is judged again and cut if it would not be let in now.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use squire_mesh::policy::Why;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    authorize::{self, Answer, Question, grounds},
+    connection::{Carrier, Connection, Cut, Direction},
+    shared::Shared,
+    state::Snapshot,
+};
+
+const TICK: Duration = Duration::from_secs(1);
+/// Ticks between two looks at idle links and idle metric series.
+const HOUSEKEEPING: u32 = 5;
+
+/// Runs until `stop`.
+pub(crate) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut state = shared.state.clone();
+    let mut credentials = shared.credentials.clone();
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut count: u32 = 0;
+    loop {
+        tokio::select! {
+            changed = state.changed() => {
+                if changed.is_err() { return }
+                let snapshot = Arc::clone(&state.borrow_and_update());
+                judge_all(&shared, &snapshot, true);
+            }
+            changed = credentials.changed() => {
+                if changed.is_err() { return }
+                shared.pool.sweep();
+            }
+            _ = ticks.tick() => {
+                count = count.wrapping_add(1);
+                judge_all(&shared, &shared.snapshot(), false);
+                if count.is_multiple_of(HOUSEKEEPING) {
+                    shared.pool.sweep();
+                    shared.metrics.expire_idle_series();
+                }
+            }
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Cuts everything that is still open.
+pub(crate) fn cut_all(shared: &Shared, reason: Cut) {
+    for connection in shared.recorder.registry.all() {
+        connection.cut(reason);
+    }
+}
+
+fn judge_all(shared: &Shared, snapshot: &Snapshot, policy_too: bool) {
+    let now = SystemTime::now();
+    for connection in shared.recorder.registry.all() {
+        if let Err(cut) = judge(snapshot, &connection, now, policy_too) {
+            connection.cut(cut);
+        }
+    }
+}
+
+/// Whether a live connection would be let in now.
+fn judge(snapshot: &Snapshot, connection: &Connection, now: SystemTime, policy_too: bool) -> Result<(), Cut> {
+    let (peer, port, upstream, carrier, judged) = {
+        let facts = connection.facts();
+        (
+            facts.peer.clone(),
+            facts.port,
+            facts.upstream,
+            facts.carrier,
+            facts.decision.is_some(),
+        )
+    };
+    if let Some(peer) = &peer {
+        grounds(snapshot, peer, now)?;
+    }
+    if !policy_too || !judged || carrier == Carrier::Unknown {
+        return Ok(());
+    }
+    let answer = match (connection.direction, upstream) {
+        (Direction::Inbound, _) => {
+            let question = Question {
+                peer: peer.as_deref(),
+                remote: connection.client,
+                local: connection.destination,
+                port,
+            };
+            authorize::inbound(snapshot, question)
+        }
+        (Direction::Outbound, Some(upstream)) => {
+            let to = authorize::workload_at(snapshot, upstream, peer.as_deref());
+            let local = snapshot.me.as_ref().and_then(|me| me.addresses.first());
+            let local = local.map_or(connection.client, |ip| std::net::SocketAddr::new(*ip, 0));
+            let question = Question {
+                peer: None,
+                remote: upstream,
+                local,
+                port,
+            };
+            authorize::outbound(snapshot, question, to.as_deref())
+        }
+        (Direction::Outbound, None) => return Ok(()),
+    };
+    match answer {
+        Answer::Permitted(_, decision) => {
+            connection.facts().decision = Some(decision);
+            Ok(())
+        }
+        Answer::Denied(decision) => {
+            let moved = decision.why == Why::AddressIdentityMismatch;
+            connection.facts().decision = Some(decision);
+            Err(if moved { Cut::Address } else { Cut::Policy })
+        }
+        Answer::NotReady(_) => Err(Cut::Policy),
+    }
+}
