@@ -18,6 +18,7 @@ use crate::{
     metrics::Metrics,
     push::{Catalog, Identities, Kind, Published, Resource},
     source::{Directory, FileView, Placed, Snapshot, Watch},
+    tables,
 };
 
 /// After a file was seen while somebody wrote it.
@@ -147,8 +148,10 @@ impl Pipeline {
         } = self.directory.snapshot();
         let mesh = compile::mesh(&inventory, &self.settings, &mut self.interner);
         problems.extend(mesh.remarks.iter().map(|remark| remarked(remark, &places)));
+        let (policies, odd) = tables::tables(&others, &self.settings.trust_domain, mesh.workloads.values());
+        problems.extend(odd);
         if complete {
-            self.publish(&mesh, started);
+            self.publish(&mesh, policies, started);
         }
         self.interner.trim();
         self.log(&problems);
@@ -169,7 +172,7 @@ impl Pipeline {
         self.status.send_replace(Arc::new(status));
     }
 
-    fn publish(&self, mesh: &Mesh, started: Instant) {
+    fn publish(&self, mesh: &Mesh, policies: Vec<Resource>, started: Instant) {
         let workloads = mesh.workloads.values();
         let identities: Identities = workloads
             .clone()
@@ -182,7 +185,11 @@ impl Pipeline {
         let services = services
             .map(|each| Resource::new(Kind::Service, each.name.to_shared(), &wire::Service::from(each)))
             .collect();
-        let kinds = [(Kind::Workload, workloads), (Kind::Service, services)];
+        let kinds = [
+            (Kind::Workload, workloads),
+            (Kind::Service, services),
+            (Kind::Policy, policies),
+        ];
         let published = self.catalog.publish(kinds, Some(Arc::new(identities)));
         self.metrics.compile_seconds.observe(started.elapsed().as_secs_f64());
         for (kind, published) in published {

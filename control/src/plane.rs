@@ -23,7 +23,8 @@ use crate::{
     pipeline::{Pipeline, record},
     push::{Ads, Catalog, Fleet, Kind, Resource},
     reports::Reports,
-    source::{Directory, Review, Watch},
+    source::{Directory, Watch},
+    tables,
 };
 
 /// A proxy whose connection is silent for this long is asked whether it is still there.
@@ -173,13 +174,12 @@ impl Running {
 }
 
 fn pipeline(config: &Config, catalog: &Arc<Catalog>, metrics: &Metrics) -> Pipeline {
-    let review: Review = Arc::new(|_| Vec::new());
     let settings = Settings {
         trust_domain: config.trust_domain.clone(),
         cluster_domain: config.cluster_domain.clone(),
     };
     Pipeline::new(
-        Directory::new(&config.dir, review),
+        Directory::new(&config.dir, tables::review()),
         settings,
         Arc::clone(catalog),
         metrics.clone(),

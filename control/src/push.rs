@@ -16,5 +16,5 @@ pub(crate) use fleet::epoch_seconds;
 pub use catalog::{Catalog, Identities, Published};
 pub use fleet::{Fleet, KindView, ProxyView};
 pub use kind::Kind;
-pub use resource::{Resource, Version};
+pub use resource::{Content, Resource, Version};
 pub use server::Ads;

@@ -56,16 +56,38 @@ pub struct Resource {
     pub encoded: Bytes,
 }
 
+/// An encoded message, to be sent under one name or several.
+#[derive(Clone, Debug)]
+pub struct Content {
+    value: Vec<u8>,
+    version: Version,
+}
+
+impl Content {
+    /// Encodes a message.
+    pub fn of(message: &impl Message) -> Self {
+        let value = message.encode_to_vec();
+        Self {
+            version: Version::of(&value),
+            value,
+        }
+    }
+}
+
 impl Resource {
     /// Encodes a message.
     pub fn new(kind: Kind, name: Arc<str>, message: &impl Message) -> Self {
-        let value = message.encode_to_vec();
-        let version = Version::of(&value);
+        Self::with(kind, name, &Content::of(message))
+    }
+
+    /// With content that is already encoded.
+    pub fn with(kind: Kind, name: Arc<str>, content: &Content) -> Self {
+        let version = content.version;
         let envelope = discovery::Resource {
             version: version.to_string(),
             resource: Some(prost_types::Any {
                 type_url: kind.type_url().to_owned(),
-                value,
+                value: content.value.clone(),
             }),
             name: name.to_string(),
             aliases: Vec::new(),

@@ -14,6 +14,7 @@ use crate::{
     facts,
     inventory::SharedFact,
     manifest::{Manifest, Object, Problem, Severity},
+    tables::is_policy,
 };
 
 /// Larger files are refused: nobody writes them, and a mistake must not take all memory.
@@ -192,8 +193,8 @@ impl File {
             since: SystemTime::now(),
         };
         for mut object in objects {
-            let value = std::mem::take(&mut object.value);
             if facts::is_fact(&object.api_version, &object.kind) {
+                let value = std::mem::take(&mut object.value);
                 match facts::read(&object.api_version, &object.kind, value, interner) {
                     Ok(Some(fact)) => good.facts.push(located(fact, &object)),
                     Ok(None) => {}
@@ -203,8 +204,7 @@ impl File {
                         problems.push(object.problem(Severity::Error, path, error.why(), fix));
                     }
                 }
-            } else if is_policy(&object.api_version) {
-                object.value = value;
+            } else if is_policy(&object) {
                 problems.extend(review(&object));
                 good.others.push(Arc::new(object));
             }
@@ -238,12 +238,6 @@ impl Stamp {
             inode: metadata.ino(),
         }
     }
-}
-
-/// Groups whose objects may be policies; Deployments, ConfigMaps and the like are not kept.
-fn is_policy(api_version: &str) -> bool {
-    let group = api_version.split('/').next().unwrap_or_default();
-    matches!(group, "security.istio.io" | "networking.k8s.io" | "squire.mesh") || group.ends_with(".squire.mesh")
 }
 
 fn digest(bytes: &[u8]) -> [u8; 32] {
