@@ -8,6 +8,7 @@ pub use error::BundleError;
 use std::{
     collections::BTreeMap,
     fmt,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -17,6 +18,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::{
     spiffe::{SpiffeId, TrustDomain},
+    svid::memo::Memo,
     wire,
 };
 
@@ -46,6 +48,8 @@ pub struct TrustBundle {
 pub struct TrustBundles {
     by_domain: BTreeMap<TrustDomain, TrustBundle>,
     digest: String,
+    /// What these very roots have verified; a change of roots makes a new one.
+    memo: Arc<Memo>,
 }
 
 impl RootDigest {
@@ -212,7 +216,11 @@ impl TrustBundles {
             .map(|bundle| (bundle.trust_domain.clone(), bundle))
             .collect();
         let digest = digest_of(&by_domain);
-        Self { by_domain, digest }
+        Self {
+            by_domain,
+            digest,
+            memo: Arc::default(),
+        }
     }
 
     /// The bundle of a single trust domain, read from PEM `CERTIFICATE` blocks.
@@ -256,6 +264,10 @@ impl TrustBundles {
     pub fn holds(&self, trust_domain: &TrustDomain, root: RootDigest) -> bool {
         self.get(trust_domain)
             .is_some_and(|bundle| bundle.roots.iter().any(|known| known.digest == root))
+    }
+
+    pub(crate) fn memo(&self) -> &Memo {
+        &self.memo
     }
 
     /// SHA-256 over the trust domains and their sorted roots, hex: equal exactly when the same roots are trusted for

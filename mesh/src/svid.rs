@@ -4,6 +4,7 @@
 
 mod error;
 pub(crate) mod leaf;
+pub(crate) mod memo;
 mod revocation;
 
 pub use error::IdentifyError;
@@ -108,7 +109,8 @@ impl fmt::Debug for Serial {
     }
 }
 
-/// Verifies a peer's certificate chain (leaf first) at a point in time.
+/// Verifies a peer's certificate chain (leaf first) at a point in time. A chain that the same bundles have verified before is
+/// only checked against the time again.
 ///
 /// # Errors
 /// The first rule that the chain breaks: SPIFFE rules of the leaf, then its trust domain, its validity, the path.
@@ -118,6 +120,22 @@ pub fn identify(
     now: SystemTime,
     role: Role,
 ) -> Result<VerifiedPeer, IdentifyError> {
+    let key = memo::key(chain, role);
+    if let Some(peer) = bundles.memo().recall(&key, now) {
+        return Ok(peer);
+    }
+    let (peer, from) = verify(chain, bundles, now, role)?;
+    bundles.memo().keep(key, &peer, from);
+    Ok(peer)
+}
+
+/// The whole verification; says also since when every certificate of the path is valid.
+fn verify(
+    chain: &[CertificateDer<'_>],
+    bundles: &TrustBundles,
+    now: SystemTime,
+    role: Role,
+) -> Result<(VerifiedPeer, SystemTime), IdentifyError> {
     let (first, intermediates) = chain.split_first().ok_or(IdentifyError::NoCertificate)?;
     let leaf = leaf::inspect(first)?;
     let domain = leaf.id.trust_domain();
@@ -125,18 +143,25 @@ pub fn identify(
         .get(domain)
         .ok_or_else(|| IdentifyError::UnknownTrustDomain(leaf.id.clone()))?;
     leaf.check_validity(now)?;
-    let (root, path_end) = verify_path(first, intermediates, bundle, now, role, &leaf.id)?;
-    Ok(VerifiedPeer {
-        not_after: leaf.not_after.min(path_end),
+    let (root, span) = verify_path(first, intermediates, bundle, now, role, &leaf.id)?;
+    let peer = VerifiedPeer {
+        not_after: leaf.not_after.min(span.until),
         id: leaf.id,
         serial: leaf.serial,
         not_before: leaf.not_before,
         root,
         issuer_key: leaf.issuer_key,
-    })
+    };
+    Ok((peer, leaf.not_before.max(span.from)))
 }
 
-/// RFC 5280 path validation against the roots of the leaf's own trust domain; says which root, and when the path ends.
+/// When all signing certificates of a path are valid.
+struct Span {
+    from: SystemTime,
+    until: SystemTime,
+}
+
+/// RFC 5280 path validation against the roots of the leaf's own trust domain; says which root, and when the path is valid.
 fn verify_path(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
@@ -144,7 +169,7 @@ fn verify_path(
     now: SystemTime,
     role: Role,
     id: &SpiffeId,
-) -> Result<(RootDigest, SystemTime), IdentifyError> {
+) -> Result<(RootDigest, Span), IdentifyError> {
     let entity = EndEntityCert::try_from(leaf).map_err(|error| IdentifyError::of_path(&error, id))?;
     let time = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
     let usage: &dyn Fn() -> KeyUsage = match role {
@@ -177,8 +202,12 @@ fn verify_path(
             now,
         });
     }
-    let end = signers_end(&path, bundle.trust_domain())?;
-    Ok((root.digest(), end.unwrap_or(root.not_after()).min(root.not_after())))
+    let mut span = Span {
+        from: SystemTime::UNIX_EPOCH,
+        until: root.not_after(),
+    };
+    check_signers(&path, bundle.trust_domain(), &mut span)?;
+    Ok((root.digest(), span))
 }
 
 /// webpki's check of the extended key usage, by value.
@@ -190,14 +219,14 @@ impl ExtendedKeyUsageValidator for Usage {
     }
 }
 
-/// The intermediates of the path may carry only their trust domain's ID (X.509-SVID 3.2); says when the first one ends.
-fn signers_end(path: &VerifiedPath<'_>, domain: &TrustDomain) -> Result<Option<SystemTime>, IdentifyError> {
-    let mut end = None;
+/// The intermediates of the path may carry only their trust domain's ID (X.509-SVID 3.2); narrows the span to theirs.
+fn check_signers(path: &VerifiedPath<'_>, domain: &TrustDomain, span: &mut Span) -> Result<(), IdentifyError> {
     for signer in path.intermediate_certificates() {
-        let not_after = leaf::inspect_signer(&signer.der(), domain)?;
-        end = Some(end.map_or(not_after, |earlier: SystemTime| earlier.min(not_after)));
+        let (not_before, not_after) = leaf::inspect_signer(&signer.der(), domain)?;
+        span.from = span.from.max(not_before);
+        span.until = span.until.min(not_after);
     }
-    Ok(end)
+    Ok(())
 }
 
 /// The leaf's validity in words that name the clock too.

@@ -38,8 +38,8 @@ pub(crate) fn inspect(der: &[u8]) -> Result<Leaf, IdentifyError> {
     })
 }
 
-/// A signing certificate may carry only its trust domain's own ID (X.509-SVID 3.2). Says when it ends.
-pub(super) fn inspect_signer(der: &[u8], domain: &TrustDomain) -> Result<SystemTime, IdentifyError> {
+/// A signing certificate may carry only its trust domain's own ID (X.509-SVID 3.2). Says when it is valid.
+pub(super) fn inspect_signer(der: &[u8], domain: &TrustDomain) -> Result<(SystemTime, SystemTime), IdentifyError> {
     let cert = parse(der)?;
     for uri in uris(&cert)? {
         if uri.parse::<SpiffeId>().as_ref() != Ok(&domain.id()) {
@@ -49,7 +49,7 @@ pub(super) fn inspect_signer(der: &[u8], domain: &TrustDomain) -> Result<SystemT
             });
         }
     }
-    Ok(validity(&cert).1)
+    Ok(validity(&cert))
 }
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, IdentifyError> {
