@@ -27,6 +27,7 @@ pub mod readiness;
 pub mod report;
 pub mod roots;
 mod route;
+pub mod run;
 mod shared;
 pub mod shutdown;
 mod sniff;

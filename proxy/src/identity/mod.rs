@@ -62,3 +62,16 @@ impl Identity {
         }
     }
 }
+
+/// The same, for who only needs an SVID that may be used: `None` while there is none. Ends with what it follows.
+#[must_use]
+pub fn svids(mut identity: Receiver) -> watch::Receiver<Option<Arc<Svid>>> {
+    let current = |identity: &Identity| identity.valid().map(|issued| Arc::clone(&issued.svid));
+    let (publish, svids) = watch::channel(current(&identity.borrow_and_update()));
+    tokio::spawn(async move {
+        while identity.changed().await.is_ok() {
+            publish.send_replace(current(&identity.borrow_and_update()));
+        }
+    });
+    svids
+}

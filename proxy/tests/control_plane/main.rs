@@ -9,5 +9,6 @@
 mod admin;
 mod fake;
 mod identity;
+mod process;
 mod sidecar;
 mod xds;
