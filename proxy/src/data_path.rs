@@ -72,7 +72,7 @@ pub fn start(config: &Config, inputs: Inputs) -> io::Result<DataPath> {
     tokio::spawn(credentials::follow(
         identity,
         state.clone(),
-        Engine::default(),
+        Engine::from(config.tls_engine),
         publish,
         stop.clone(),
     ));

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::policy;
 use crate::{
-    config::{AccessLog, Authority, Config, LogFormat, Mode},
+    config::{AccessLog, Authority, Config, LogFormat, Mode, TlsEngine},
     identity::{self, Identity},
     readiness::Readiness,
     state::{Kind, Snapshot, State},
@@ -133,6 +133,12 @@ fn config_view(config: &Config) -> Value {
             "ready": config.pool.ready,
             "maxIdlePerPeer": config.pool.max_idle_per_peer,
             "idleTimeout": text(config.pool.idle_timeout),
+        },
+        "tls": {
+            "engine": match config.tls_engine {
+                TlsEngine::Squire => "squire",
+                TlsEngine::Rustls => "rustls",
+            },
         },
         "drain": { "grace": text(config.drain_grace) },
         "svid": { "lifetime": text(config.svid_lifetime) },

@@ -53,6 +53,8 @@ pub struct Config {
     pub limits: Limits,
     /// Mesh connections kept for the next application connection.
     pub pool: Pool,
+    /// Which code protects TLS records after the handshake.
+    pub tls_engine: TlsEngine,
     /// How long live connections get at shutdown.
     pub drain_grace: Duration,
     /// Lifetime to ask the CA for.
@@ -133,6 +135,15 @@ pub struct Pool {
     pub max_idle_per_peer: usize,
     /// Closed when unused for so long.
     pub idle_timeout: Duration,
+}
+
+/// Which code protects TLS records after the handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsEngine {
+    /// Our own, in place.
+    Squire,
+    /// rustls: slower, and there in case ours is in doubt.
+    Rustls,
 }
 
 /// What is logged, and how.

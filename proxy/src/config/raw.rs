@@ -16,6 +16,7 @@ use squire_mesh::{
 
 use super::{
     AccessLog, Authority, Config, HostPort, InboundListener, Limits, Log, LogFormat, Mode, OutboundListener, Pool,
+    TlsEngine,
     problem::Problems,
     read::{Section, Value},
     tree::{Node, Place},
@@ -47,6 +48,7 @@ pub(super) struct Raw {
     bind_source: Option<IpAddr>,
     limits: Limits,
     pool: Pool,
+    tls_engine: TlsEngine,
     drain_grace: Duration,
     svid_lifetime: Duration,
     log: Log,
@@ -88,6 +90,7 @@ impl Raw {
             bind_source: root.optional("bindSource"),
             limits: root.section("limits", limits),
             pool: root.section("pool", pool),
+            tls_engine: root.section("tls", |s| s.or("engine", TlsEngine::Squire)),
             drain_grace: root.section("drain", |s| {
                 s.duration("grace", Duration::from_secs(30), Duration::ZERO, HOUR)
             }),
@@ -139,6 +142,7 @@ impl Raw {
             bind_source: self.bind_source,
             limits: self.limits,
             pool: self.pool,
+            tls_engine: self.tls_engine,
             drain_grace: self.drain_grace,
             svid_lifetime: self.svid_lifetime,
             log: self.log,
@@ -354,6 +358,18 @@ impl Value for LogFormat {
             "text" => Ok(Self::Text),
             "json" => Ok(Self::Json),
             _ => Err("not a log format".to_owned()),
+        }
+    }
+}
+
+impl Value for TlsEngine {
+    const EXPECTED: &'static str = "write squire or rustls";
+
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "squire" => Ok(Self::Squire),
+            "rustls" => Ok(Self::Rustls),
+            _ => Err("not an engine".to_owned()),
         }
     }
 }

@@ -79,6 +79,11 @@ pub const SETTINGS: &[Setting] = &[
     setting("pool.ready", "2", "mesh connections kept ready for each peer in use"),
     setting("pool.maxIdlePerPeer", "64", "idle mesh connections kept for each peer"),
     setting("pool.idleTimeout", "60s", "idle mesh connections are closed after"),
+    setting(
+        "tls.engine",
+        "squire",
+        "what protects TLS records: squire (our own, in place) or rustls",
+    ),
     setting("drain.grace", "30s", "how long live connections get at shutdown"),
     setting(
         "svid.lifetime",

@@ -4,15 +4,25 @@
 use std::ops::Range;
 
 use super::{alert, fallback::Fallback, own::Own};
+use crate::config::TlsEngine;
 
 /// Which code protects records after the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Engine {
+pub(crate) enum Engine {
     /// Our own, in place.
     #[default]
     Squire,
     /// rustls.
     Rustls,
+}
+
+impl From<TlsEngine> for Engine {
+    fn from(configured: TlsEngine) -> Self {
+        match configured {
+            TlsEngine::Squire => Self::Squire,
+            TlsEngine::Rustls => Self::Rustls,
+        }
+    }
 }
 
 /// Why a record could not be opened or sealed. All of them end the connection.
