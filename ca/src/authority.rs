@@ -7,6 +7,7 @@ mod issued;
 pub use issued::{IssueError, Issued};
 
 use std::{
+    io::BufReader,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
@@ -25,7 +26,7 @@ use crate::{
     csr::Csr,
     digest::Sha256,
     hierarchy::{self, Hierarchy, HierarchyError, Signer},
-    log::{self, Event, Log, LogError, rfc3339},
+    log::{self, Event, Log, LogError, Verified, rfc3339},
     profile::granted_ttl,
     state::{State, StateError},
     status::Status,
@@ -151,8 +152,18 @@ impl CertificateAuthority {
     /// When the log cannot be read.
     pub fn status(&self) -> Result<Status, CaError> {
         let current = self.current();
-        let entries = self.store.read_log()?.1.map_or(0, |head| head.count);
+        let entries = self.store.log_head()?.map_or(0, |head| head.count);
         Ok(Status::of(&current.state, &current.hierarchy, entries))
+    }
+
+    /// Checks the whole issuance log, line by line. Blocks, for as long as the log is.
+    ///
+    /// # Errors
+    /// When it cannot be read or was tampered with.
+    pub fn verify_log(&self) -> Result<Verified, LogError> {
+        let head = self.store.log_head()?;
+        let log = BufReader::new(self.store.read_log(0)?);
+        log::verify(log, head.as_ref(), |_| {}).map_err(LogError::Fault)
     }
 
     /// When the intermediate is going to be renewed.
@@ -247,8 +258,13 @@ impl CertificateAuthority {
         Ok(true)
     }
 
-    /// Keeps the CA in order until it is dropped by the caller: renews the intermediate in time and forgets old tokens.
+    /// Keeps the CA in order until it is dropped by the caller: checks the whole log once, renews the intermediate in time,
+    /// forgets old tokens.
     pub async fn maintain(self: Arc<Self>) {
+        let ca = Arc::clone(&self);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || ca.verify_log()).await {
+            tracing::error!(%error, "certificates may have been issued that the log does not show");
+        }
         loop {
             let ca = Arc::clone(&self);
             let done = tokio::task::spawn_blocking(move || ca.tidy(SystemTime::now())).await;

@@ -74,7 +74,7 @@ impl Status {
     pub fn read(store: &dyn Store) -> Result<Self, CaError> {
         let state = store.load()?.ok_or_else(|| StoreError::NotInitialised(store.place()))?;
         let hierarchy = Hierarchy::load(&state)?;
-        let entries = store.read_log()?.1.map_or(0, |head| head.count);
+        let entries = store.log_head()?.map_or(0, |head| head.count);
         Ok(Self::of(&state, &hierarchy, entries))
     }
 

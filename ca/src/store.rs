@@ -6,11 +6,16 @@ pub mod disk;
 #[cfg(test)]
 pub(crate) mod faults;
 mod lock;
+mod permissions;
 
 pub use dir::DirStore;
 pub use lock::Owner;
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{
+    io::{self, Read},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use crate::{
     digest::Sha256,
@@ -61,17 +66,30 @@ pub trait Store: Send + Sync + 'static {
     /// When the tokens cannot be listed or removed.
     fn sweep_tokens(&self, limit: SystemTime) -> Result<usize, StoreError>;
 
-    /// The issuance log and its head.
+    /// The head of the issuance log; `None` before there was a log. To read beside a process that appends, ask for the head
+    /// first: the log then only is longer than the head says.
     ///
     /// # Errors
-    /// When they cannot be read.
-    fn read_log(&self) -> Result<(Vec<u8>, Option<Head>), StoreError>;
+    /// When it cannot be read.
+    fn log_head(&self) -> Result<Option<Head>, StoreError>;
+
+    /// The issuance log from a byte on; empty where there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn read_log(&self, from: u64) -> Result<Box<dyn Read>, StoreError>;
 
     /// Appends whole lines to the log, then moves the head.
     ///
     /// # Errors
     /// When that could not be made durable; call [`Store::cut_log`] before the next try.
     fn append_log(&self, lines: &[u8], head: &Head) -> Result<(), StoreError>;
+
+    /// Takes the log out of use without destroying it, and says under which name it is kept. Safe to repeat.
+    ///
+    /// # Errors
+    /// When that could not be made durable.
+    fn set_log_aside(&self, now: SystemTime) -> Result<String, StoreError>;
 
     /// Sets the head, then cuts everything after it off the log.
     ///
@@ -102,7 +120,7 @@ pub enum StoreError {
         /// What was attempted.
         action: &'static str,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// There is no CA.
     #[error("{0}: there is no CA here: run `squire ca init --dir {0} --trust-domain NAME`")]
@@ -163,12 +181,20 @@ pub enum StoreError {
     State(#[from] StateError),
 }
 
-fn hint(error: &std::io::Error) -> &'static str {
+fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::PermissionDenied => "; run as the user who owns it, or correct its permissions",
-        std::io::ErrorKind::ReadOnlyFilesystem => "; the file system is mounted read-only: name a writable directory",
-        std::io::ErrorKind::StorageFull => "; the disk is full: make room",
-        std::io::ErrorKind::NotFound => "; check the path",
+        io::ErrorKind::PermissionDenied => "; run as the user who owns it, or correct its permissions",
+        io::ErrorKind::ReadOnlyFilesystem => "; the file system is mounted read-only: name a writable directory",
+        io::ErrorKind::StorageFull => "; the disk is full: make room",
+        io::ErrorKind::NotFound => "; check the path",
         _ => "",
     }
+}
+
+fn run<T>(path: &Path, action: &'static str, result: io::Result<T>) -> Result<T, StoreError> {
+    result.map_err(|source| StoreError::Io {
+        path: path.to_owned(),
+        action,
+        source,
+    })
 }

@@ -1,6 +1,7 @@
 //! Certificates as others see them, and the CA with a fault at every step of everything it writes.
 
 use std::{
+    io::BufReader,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -266,20 +267,46 @@ fn another_cas_key_or_intermediate_is_noticed() {
 }
 
 #[test]
-fn a_tampered_log_keeps_the_ca_from_opening() {
+fn a_log_cut_or_changed_at_its_end_keeps_the_ca_from_opening_and_one_changed_further_up_is_found() {
     let log = Path::new("/ca/log.jsonl");
     let disk = founded();
     issue(&open(&disk)).unwrap();
-    for change in [
-        (|bytes: &mut Vec<u8>| bytes.truncate(10)) as fn(&mut Vec<u8>),
-        |bytes| bytes[20] ^= 1,
+    let changes: [fn(&mut Vec<u8>); 3] = [
+        |bytes| bytes.truncate(10),
         Vec::clear,
-    ] {
+        |bytes| *bytes.iter_mut().nth_back(20).unwrap() ^= 1,
+    ];
+    for change in changes {
         let disk = disk.copy();
         disk.tamper(log, change);
         let error = CertificateAuthority::open(store(&disk).unwrap(), None, now()).unwrap_err();
         assert!(matches!(error, CaError::Log(LogError::Fault(_))), "{error}");
     }
+    assert_eq!(open(&disk).verify_log().unwrap().head.count, 3);
+    disk.tamper(log, |bytes| bytes[20] ^= 1);
+    assert!(matches!(open(&disk).verify_log(), Err(LogError::Fault(_))));
+}
+
+#[test]
+fn a_damaged_log_is_set_aside_on_purpose_only_and_the_new_one_tells_of_it() {
+    let disk = founded();
+    issue(&open(&disk)).unwrap();
+    disk.tamper(Path::new("/ca/log.jsonl"), |bytes| bytes.truncate(100));
+    let keep = store(&disk).unwrap();
+    log::restart(&keep, "disk was replaced", now()).unwrap();
+    assert_eq!(issue(&open(&disk)).unwrap().entry, 2);
+    let mut first = None;
+    let log = BufReader::new(keep.read_log(0).unwrap());
+    verify(log, keep.log_head().unwrap().as_ref(), |entry| {
+        first = first.take().or(Some(entry.event))
+    })
+    .unwrap();
+    let Some(Event::Restarted { reason, set_aside }) = first else {
+        panic!("{first:?}")
+    };
+    assert_eq!(reason, "disk was replaced");
+    let aside = crate::store::disk::Disk::read(&disk, &Path::new("/ca").join(set_aside)).unwrap();
+    assert_eq!(aside.len(), 100, "the damaged log is kept");
 }
 
 #[test]
@@ -299,9 +326,10 @@ fn hundreds_of_issues_at_once_are_all_logged_in_order() {
             task.await.unwrap().unwrap();
         }
     });
-    let (bytes, head) = store(&disk).unwrap().read_log().unwrap();
+    let store = store(&disk).unwrap();
+    let (log, head) = (BufReader::new(store.read_log(0).unwrap()), store.log_head().unwrap());
     let mut serials = std::collections::HashSet::new();
-    let verified = verify(&bytes, head.as_ref(), |entry| {
+    let verified = verify(log, head.as_ref(), |entry| {
         if let Event::Issued { serial, .. } = entry.event {
             serials.insert(serial);
         }
@@ -444,7 +472,7 @@ fn using_a_token_with_a_fault_at_every_step_never_gives_it_back_once_it_was_acce
 #[test]
 fn logging_with_a_fault_at_every_step_keeps_every_acknowledged_entry_and_a_valid_chain() {
     let disk = founded();
-    let count = |disk: &MemoryDisk| store(disk).unwrap().read_log().unwrap().1.unwrap().count;
+    let count = |disk: &MemoryDisk| store(disk).unwrap().log_head().unwrap().unwrap().count;
     let before = count(&disk);
     let append = |disk: &MemoryDisk| issue(&open(disk)).map(|issued| issued.entry).map_err(|e| e.to_string());
     at_every_step(&disk, append, |disk, done, context| {
@@ -470,10 +498,33 @@ fn after_a_failed_write_the_same_process_goes_on_with_a_valid_log() {
             assert!(matches!(issue(&ca), Err(IssueError::Log(_))), "step {step} {fault:?}");
             let next = issue(&ca).unwrap().entry;
             drop(ca);
-            let (bytes, head) = store(&disk.restart(Survives::Nothing)).unwrap().read_log().unwrap();
-            let verified = verify(&bytes, head.as_ref(), |_| {})
+            let store = store(&disk.restart(Survives::Nothing)).unwrap();
+            let (log, head) = (BufReader::new(store.read_log(0).unwrap()), store.log_head().unwrap());
+            let verified = verify(log, head.as_ref(), |_| {})
                 .unwrap_or_else(|error: LogFault| panic!("step {step} {fault:?}: {error}"));
             assert_eq!(verified.head.count, next, "step {step} {fault:?}");
         }
     }
+}
+
+#[test]
+fn restarting_the_log_with_a_fault_at_every_step_can_be_done_again() {
+    let disk = founded();
+    issue(&open(&disk)).unwrap();
+    disk.tamper(Path::new("/ca/log.jsonl"), |bytes| bytes.truncate(100));
+    let restart = |disk: &MemoryDisk| {
+        let store = store(disk).map_err(|e| e.to_string())?;
+        log::restart(&store, "test", now()).map_err(|e| e.to_string())
+    };
+    at_every_step(&disk, restart, |disk, done, context| {
+        if !done {
+            restart(disk).unwrap_or_else(|error| panic!("{context}: again: {error}"));
+        }
+        issue(&opens(disk, context)).unwrap_or_else(|error| panic!("{context}: {error}"));
+        let names = crate::store::disk::Disk::list(disk, Path::new("/ca")).unwrap();
+        assert!(
+            names.iter().any(|name| name.starts_with("log.damaged-")),
+            "{context}: {names:?}"
+        );
+    });
 }

@@ -1,11 +1,16 @@
 //! The one writer of the issuance log. It gathers what is waiting, appends it with one sync, and answers only then: whoever
 //! holds a certificate finds it in the log. It never drops an entry silently.
 
-use std::{sync::Arc, thread, time::SystemTime};
+use std::{
+    io::{BufReader, Read as _},
+    sync::Arc,
+    thread,
+    time::SystemTime,
+};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Event, Head, LogFault, verify};
+use super::{Event, Head, LogFault, verify_end};
 use crate::store::{Store, StoreError};
 
 /// Entries that may wait.
@@ -34,7 +39,7 @@ pub enum LogError {
     Store(Arc<StoreError>),
     /// What is there was tampered with.
     #[error(
-        "the issuance log does not hold together: {0}; restore log.jsonl and log.head from a backup, and find out who changed them"
+        "the issuance log does not hold together: {0}; find out who changed it, and restore log.jsonl and log.head from a backup; without one, `squire ca log --restart REASON` sets it aside"
     )]
     Fault(LogFault),
     /// The writer is gone.
@@ -49,7 +54,7 @@ impl From<StoreError> for LogError {
 }
 
 impl Log {
-    /// Checks the log, clears what a crash left at its end, and starts the writer.
+    /// Checks the end of the log, clears what a crash left at its end, and starts the writer.
     ///
     /// # Errors
     /// When the log cannot be read or was tampered with.
@@ -104,18 +109,44 @@ impl Log {
 
 /// Makes an empty log where there is none yet.
 pub(crate) fn begin(store: &dyn Store) -> Result<(), LogError> {
-    let (bytes, head) = store.read_log()?;
-    if head.is_none_or(|head| head == Head::EMPTY) && bytes.is_empty() {
+    let head = store.log_head()?;
+    if head.is_none_or(|head| head == Head::EMPTY) && is_empty(store)? {
         store.cut_log(&Head::EMPTY)?;
     }
     Ok(())
 }
 
-/// Verifies the log; whole lines beyond the head are kept, a torn one is cut off.
-pub(crate) fn recover(store: &dyn Store) -> Result<Head, LogError> {
-    let (bytes, head) = store.read_log()?;
-    let recorded = head.ok_or(LogError::Fault(LogFault::NoHead))?;
-    let verified = verify(&bytes, Some(&recorded), |_| {}).map_err(LogError::Fault)?;
+/// Sets a damaged log aside and starts a new one that tells of it. For admins who have no backup: the CA goes on, and what
+/// was lost stays visible. Blocks; safe to repeat.
+///
+/// # Errors
+/// When the store fails.
+pub fn restart(store: &Arc<dyn Store>, reason: &str, now: SystemTime) -> Result<(), LogError> {
+    let set_aside = store.set_log_aside(now)?;
+    begin(&**store)?;
+    let log = Log::open(Arc::clone(store))?;
+    log.append_blocking(
+        Event::Restarted {
+            reason: reason.to_owned(),
+            set_aside,
+        },
+        now,
+    )?;
+    Ok(())
+}
+
+fn is_empty(store: &dyn Store) -> Result<bool, LogError> {
+    let mut first = [0];
+    let read = store.read_log(0)?.read(&mut first);
+    read.map(|bytes| bytes == 0)
+        .map_err(|error| LogError::Fault(LogFault::Unreadable(error.to_string())))
+}
+
+/// Checks the end of the log; whole lines beyond the head are kept, a torn one is cut off.
+fn recover(store: &dyn Store) -> Result<Head, LogError> {
+    let recorded = store.log_head()?.ok_or(LogError::Fault(LogFault::NoHead))?;
+    let end = BufReader::new(store.read_log(recorded.start_of_last())?);
+    let verified = verify_end(end, &recorded).map_err(LogError::Fault)?;
     if verified.head != recorded || verified.torn > 0 {
         store.cut_log(&verified.head)?;
     }

@@ -3,9 +3,8 @@
 //! replaced as a whole: write aside, fsync, rename, fsync the directory. It never leaves a file half-written under its name.
 
 use std::{
-    fs, io,
+    io::{self, Read},
     net::SocketAddr,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -14,6 +13,8 @@ use super::{
     Owner, Store, StoreError, TokenStatus,
     disk::{Disk, RealDisk},
     lock::{self, Lock},
+    permissions::{check_permissions, make_private},
+    run,
 };
 use crate::{
     digest::Sha256,
@@ -54,18 +55,7 @@ impl DirStore {
     /// # Errors
     /// When it cannot be made or locked, or other users may look into it.
     pub fn create(dir: &Path) -> Result<Self, StoreError> {
-        for new in [dir.to_owned(), dir.join(TOKENS)] {
-            match fs::DirBuilder::new().mode(0o700).recursive(true).create(&new) {
-                Ok(()) => {}
-                Err(source) => {
-                    return Err(StoreError::Io {
-                        path: new,
-                        action: "create the directory",
-                        source,
-                    });
-                }
-            }
-        }
+        make_private(dir)?;
         if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             let sync = RealDisk.sync_dir(parent);
             sync.map_err(|source| StoreError::Io {
@@ -84,6 +74,7 @@ impl DirStore {
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         check_permissions(dir)?;
         let lock = Access::Locked(Lock::take(dir)?);
+        make_private(&dir.join(TOKENS))?;
         let store = Self {
             dir: dir.to_owned(),
             disk: RealDisk,
@@ -278,17 +269,30 @@ impl<D: Disk> Store for DirStore<D> {
         Ok(removed)
     }
 
-    fn read_log(&self) -> Result<(Vec<u8>, Option<Head>), StoreError> {
-        // The head first: what is appended meanwhile only makes the log longer than the head says.
+    fn log_head(&self) -> Result<Option<Head>, StoreError> {
         let path = self.dir.join(HEAD);
-        let head = match self.read(&path)? {
-            None => None,
-            Some(bytes) => Some(serde_json::from_slice(&bytes).map_err(|error| StoreError::Damaged {
+        let Some(bytes) = self.read(&path)? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| StoreError::Damaged {
                 path,
                 reason: error.to_string(),
-            })?),
-        };
-        Ok((self.read(&self.dir.join(LOG))?.unwrap_or_default(), head))
+            })
+    }
+
+    fn read_log(&self, from: u64) -> Result<Box<dyn Read>, StoreError> {
+        let path = self.dir.join(LOG);
+        match self.disk.open(&path, from) {
+            Ok(reader) => Ok(reader),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Box::new(io::empty())),
+            Err(source) => Err(StoreError::Io {
+                path,
+                action: "read",
+                source,
+            }),
+        }
     }
 
     fn append_log(&self, lines: &[u8], head: &Head) -> Result<(), StoreError> {
@@ -297,6 +301,31 @@ impl<D: Disk> Store for DirStore<D> {
         run(&path, "append", self.disk.append(&path, lines))?;
         run(&path, "sync", self.disk.sync(&path))?;
         self.write_head(head)
+    }
+
+    fn set_log_aside(&self, now: SystemTime) -> Result<String, StoreError> {
+        self.exclusive()?;
+        let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let taken = run(&self.dir, "list", self.disk.list(&self.dir))?;
+        let mut name = format!("log.damaged-{seconds}.jsonl");
+        for number in 2.. {
+            if !taken.contains(&name) {
+                break;
+            }
+            name = format!("log.damaged-{seconds}-{number}.jsonl");
+        }
+        // The head goes first: without one, an interrupted attempt is repeated, and the log itself is never lost.
+        let head = self.dir.join(HEAD);
+        match self.disk.remove(&head) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return run(&head, "remove", Err(error)),
+            _ => self.sync_parent(&head)?,
+        }
+        let (log, aside) = (self.dir.join(LOG), self.dir.join(&name));
+        match self.disk.rename(&log, &aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => run(&log, "set aside", Err(error))?,
+            _ => self.sync_parent(&log)?,
+        }
+        Ok(name)
     }
 
     fn cut_log(&self, head: &Head) -> Result<(), StoreError> {
@@ -312,69 +341,10 @@ impl<D: Disk> Store for DirStore<D> {
     }
 }
 
-fn run<T>(path: &Path, action: &'static str, result: io::Result<T>) -> Result<T, StoreError> {
-    result.map_err(|source| StoreError::Io {
-        path: path.to_owned(),
-        action,
-        source,
-    })
-}
-
 fn aside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ASIDE);
     name.into()
-}
-
-/// Private keys are inside: nobody but the owner may look.
-fn check_permissions(dir: &Path) -> Result<(), StoreError> {
-    let missing = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => StoreError::NotInitialised(dir.to_owned()),
-        _ => StoreError::Io {
-            path: dir.to_owned(),
-            action: "look at",
-            source,
-        },
-    };
-    let meta = fs::metadata(dir).map_err(missing)?;
-    if !meta.is_dir() {
-        let source = io::ErrorKind::NotADirectory.into();
-        return Err(StoreError::Io {
-            path: dir.to_owned(),
-            action: "use it as a CA directory",
-            source,
-        });
-    }
-    check_mode(dir, &meta, "700")?;
-    for entry in run(dir, "list", fs::read_dir(dir))? {
-        let entry = run(dir, "list", entry)?;
-        let path = entry.path();
-        match entry.metadata() {
-            Ok(meta) => check_mode(&path, &meta, if meta.is_dir() { "700" } else { "600" })?,
-            // A file that was just renamed away by the process that runs the CA.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => {
-                return Err(StoreError::Io {
-                    path,
-                    action: "look at",
-                    source,
-                });
-            }
-        }
-    }
-    Ok(())
-}
-
-fn check_mode(path: &Path, meta: &fs::Metadata, fix: &'static str) -> Result<(), StoreError> {
-    let mode = meta.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(StoreError::Permissions {
-            path: path.to_owned(),
-            mode,
-            fix,
-        });
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -175,6 +175,13 @@ impl Disk for MemoryDisk {
         inner.file(path).map(|file| inner.files[file].now.clone())
     }
 
+    fn open(&self, path: &Path, from: u64) -> io::Result<Box<dyn io::Read>> {
+        let bytes = self.read(path)?;
+        Ok(Box::new(io::Cursor::new(
+            bytes.get(usize::try_from(from).unwrap()..).unwrap_or_default().to_vec(),
+        )))
+    }
+
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let inside = |path: &&PathBuf| path.parent() == Some(dir);
         let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();

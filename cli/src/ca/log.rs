@@ -1,16 +1,16 @@
 //! `squire ca log`: the issuance log, shown and verified. It reads, also beside the process that writes.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, io::BufReader, sync::Arc, time::SystemTime};
 
 use serde::Serialize;
 use squire_ca::{
-    log::{Entry, Event, LogFault, Verified, verify},
-    store::{DirStore, Store as _},
+    log::{Entry, Event, LogFault, Verified, restart, verify},
+    store::{DirStore, Store},
 };
 
 use super::{
     Place,
-    output::{Format, columns, show},
+    output::{Format, columns, print, show},
 };
 use crate::exit::{Failure, Outcome};
 
@@ -33,6 +33,9 @@ pub(super) struct Args {
     /// Only check the hash chain, and say what is wrong with it
     #[arg(long, conflicts_with_all = ["id", "last"])]
     verify: bool,
+    /// Set a damaged log aside and start a new one, which says why; nobody may be running the CA
+    #[arg(long, value_name = "REASON", conflicts_with_all = ["verify", "id", "last"])]
+    restart: Option<String>,
     /// Only certificates of this SPIFFE ID
     #[arg(long, value_name = "SPIFFE-ID")]
     id: Option<String>,
@@ -55,10 +58,16 @@ struct Verdict {
 
 impl Args {
     pub(super) fn run(self) -> Outcome {
+        if let Some(reason) = &self.restart {
+            let store: Arc<dyn Store> = Arc::new(DirStore::open(&self.place.dir)?);
+            restart(&store, reason, SystemTime::now())?;
+            return print("the log was set aside; a new one has begun\n");
+        }
         let store = DirStore::shared(&self.place.dir)?;
-        let (bytes, head) = store.read_log()?;
+        let head = store.log_head()?;
+        let log = BufReader::new(store.read_log(0)?);
         let mut entries = Vec::new();
-        let checked = verify(&bytes, head.as_ref(), |entry| entries.push(entry));
+        let checked = verify(log, head.as_ref(), |entry| entries.push(entry));
         if self.verify {
             return self.conclude(&checked, entries.len());
         }
@@ -73,7 +82,7 @@ impl Args {
         match (&self.id, &entry.event) {
             (None, _) => true,
             (Some(wanted), Event::Issued { id, .. }) => id == wanted,
-            (Some(_), Event::Root { .. } | Event::Intermediate { .. }) => false,
+            (Some(_), Event::Root { .. } | Event::Intermediate { .. } | Event::Restarted { .. }) => false,
         }
     }
 
@@ -126,6 +135,7 @@ fn row(entry: &Entry) -> [String; 7] {
             not_after,
             ..
         } => ("intermediate", "-", key_id, not_after, format!("root {issuer}")),
+        Event::Restarted { reason, set_aside } => ("restarted", "-", set_aside, &entry.time, reason.clone()),
         Event::Issued {
             id,
             serial,

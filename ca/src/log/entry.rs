@@ -1,0 +1,89 @@
+//! What a line of the issuance log says. No meaning beyond its words.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::digest::Sha256;
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Position, from 1.
+    pub seq: u64,
+    /// SHA-256 of the line before.
+    pub prev: Sha256,
+    /// When it was signed, RFC 3339.
+    pub time: String,
+    /// What was signed.
+    pub event: Event,
+}
+
+/// What the CA did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Event {
+    /// A root came into use.
+    Root {
+        /// Key identifier.
+        key_id: String,
+        /// SHA-256 of the certificate.
+        sha256: Sha256,
+        /// RFC 3339.
+        not_after: String,
+    },
+    /// An intermediate was signed.
+    Intermediate {
+        /// Key identifier.
+        key_id: String,
+        /// Key identifier of the root.
+        issuer: String,
+        /// SHA-256 of the certificate.
+        sha256: Sha256,
+        /// RFC 3339.
+        not_after: String,
+    },
+    /// The log before this one was damaged, and an admin has set it aside.
+    Restarted {
+        /// What the admin wrote.
+        reason: String,
+        /// The file it is kept in.
+        set_aside: String,
+    },
+    /// A leaf was signed.
+    Issued {
+        /// The SPIFFE ID.
+        id: String,
+        /// Hexadecimal.
+        serial: String,
+        /// RFC 3339.
+        not_before: String,
+        /// RFC 3339.
+        not_after: String,
+        /// SHA-256 of the SubjectPublicKeyInfo.
+        key_sha256: Sha256,
+        /// Key identifier of the intermediate.
+        issuer: String,
+        /// Which attestor vouched.
+        attestor: String,
+        /// For whom, in the attestor's own terms.
+        subject: String,
+    },
+}
+
+/// A moment as RFC 3339 text, whole seconds, UTC.
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
+    let seconds = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let stamp = i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    stamp
+        .and_then(|stamp| stamp.format(&Rfc3339).ok())
+        .unwrap_or_else(|| format!("{seconds}s"))
+}
