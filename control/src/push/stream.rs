@@ -313,3 +313,70 @@ async fn expiry(peer: &VerifiedPeer) {
         tokio::time::sleep(left.min(LOOK) + std::time::Duration::from_millis(1)).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    };
+    use squire_mesh::{
+        bundle::{TrustBundle, TrustBundles},
+        svid::{Role, identify},
+    };
+
+    use super::*;
+
+    fn peer(not_after: SystemTime) -> VerifiedPeer {
+        let root_key = KeyPair::generate().unwrap();
+        let mut root = CertificateParams::default();
+        root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        root.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let root_certificate = root.self_signed(&root_key).unwrap();
+        let mut leaf = CertificateParams::default();
+        let id = "spiffe://cluster.local/ns/shop/sa/web";
+        leaf.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        leaf.is_ca = IsCa::ExplicitNoCa;
+        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        leaf.not_after = not_after.into();
+        let leaf = leaf
+            .signed_by(&KeyPair::generate().unwrap(), &Issuer::new(root, root_key))
+            .unwrap();
+        let domain = "cluster.local".parse().unwrap();
+        let bundle = TrustBundle::new(domain, [root_certificate.der().clone()], 1).unwrap();
+        identify(
+            &[leaf.der().clone()],
+            &TrustBundles::new([bundle]),
+            SystemTime::now(),
+            Role::Client,
+        )
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_certificate_expires_by_the_wall_clock() {
+        // Certificates count in whole seconds.
+        let peer = peer(SystemTime::now() + std::time::Duration::from_secs(2));
+        expiry(&peer).await;
+        assert!(SystemTime::now() >= peer.not_after());
+        let late = SystemTime::now().duration_since(peer.not_after()).unwrap();
+        assert!(late < std::time::Duration::from_secs(1), "{late:?}");
+    }
+
+    #[test]
+    fn every_end_but_the_proxys_own_is_explained() {
+        let ends = [
+            End::Stopping,
+            End::Expired,
+            End::Revoked("why".into()),
+            End::Denied("why".into()),
+            End::Protocol("why".into()),
+            End::Broken(Broken::TooMuch),
+            End::Broken(Broken::FellBehind),
+        ];
+        assert!(End::Client.status().is_none());
+        let labels: std::collections::HashSet<_> = ends.iter().map(End::label).collect();
+        assert_eq!(labels.len(), ends.len());
+        assert!(ends.iter().all(|end| !end.status().unwrap().message().is_empty()));
+    }
+}
