@@ -6,7 +6,9 @@
 mod ca;
 mod control;
 mod exit;
+mod id;
 mod logs;
+mod policy;
 
 use std::process::ExitCode;
 
@@ -16,6 +18,7 @@ const EXAMPLES: &str = "\
 Examples:
   squire control --dir mesh/                 a control plane for the objects in mesh/, with its own CA
   squire ca status --dir mesh-ca             what its CA holds, and until when
+  squire policy check -f mesh/               what is wrong with the policies in mesh/
   squire control --help                      every command has its own help, with examples
 
 Exit codes: 0 ok, 1 finding or denied, 2 usage, 69 unavailable, 78 configuration.
@@ -33,6 +36,8 @@ struct Cli {
 enum Command {
     Ca(ca::Args),
     Control(control::Args),
+    Id(id::Args),
+    Policy(policy::Args),
 }
 
 impl Command {
@@ -40,6 +45,8 @@ impl Command {
         match self {
             Self::Ca(args) => args.run(),
             Self::Control(args) => args.run(),
+            Self::Id(args) => args.run(),
+            Self::Policy(args) => args.run(),
         }
     }
 }

@@ -111,6 +111,35 @@ impl fmt::Debug for Serial {
 
 /// Verifies a peer's certificate chain (leaf first) at a point in time. A chain that the same bundles have verified before is
 /// only checked against the time again.
+/// What a certificate says of itself, for people. It proves nothing: nobody has checked who signed it.
+#[derive(Debug, Clone)]
+pub struct UnverifiedLeaf {
+    /// The SPIFFE ID in it.
+    pub id: SpiffeId,
+    /// Its serial number.
+    pub serial: Serial,
+    /// Valid from.
+    pub not_before: SystemTime,
+    /// Valid until.
+    pub not_after: SystemTime,
+}
+
+/// Reads a leaf and checks what SPIFFE asks of it alone, its validity included. Only [`identify`] verifies.
+///
+/// # Errors
+/// The first rule that the certificate breaks.
+pub fn inspect_unverified(der: &[u8], now: SystemTime) -> Result<UnverifiedLeaf, IdentifyError> {
+    let leaf = leaf::inspect(der)?;
+    leaf.check_validity(now)?;
+    Ok(UnverifiedLeaf {
+        id: leaf.id,
+        serial: leaf.serial,
+        not_before: leaf.not_before,
+        not_after: leaf.not_after,
+    })
+}
+
+/// Verifies a peer's certificate chain (leaf first) at a point in time.
 ///
 /// # Errors
 /// The first rule that the chain breaks: SPIFFE rules of the leaf, then its trust domain, its validity, the path.

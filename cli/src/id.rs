@@ -1,0 +1,178 @@
+//! `squire id`: what an identity or a certificate says of itself. Nothing is verified here: who signed a certificate is
+//! not looked at.
+
+use std::{
+    fs,
+    io::{self, Write},
+    time::SystemTime,
+};
+
+use anyhow::{Context as _, anyhow};
+use clap::Subcommand;
+use serde_json::{Value, json};
+use squire_mesh::{spiffe::SpiffeId, svid};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{
+    exit::{Failure, Outcome},
+    policy::Output,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  squire id inspect spiffe://cluster.local/ns/shop/sa/web
+  squire id inspect --leaf spiffe://cluster.local      a leaf must have a path
+  squire id inspect cert.pem                           what the first certificate in the file says
+
+Exit code 0 if it is valid, 1 if not: then the reason names the section of the SPIFFE standard.
+A certificate is only read here; who signed it is checked by proxies.";
+
+/// Look at SPIFFE IDs and X.509-SVIDs
+#[derive(Debug, clap::Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: IdCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum IdCommand {
+    Inspect(Inspect),
+}
+
+/// Show what a SPIFFE ID or a certificate says, and whether it is valid
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+struct Inspect {
+    /// The ID is meant for a leaf certificate: it must have a path
+    #[arg(long)]
+    leaf: bool,
+    /// How to show the result
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    /// A SPIFFE ID, or a PEM file
+    #[arg(value_name = "SPIFFE-ID | CERT.pem", allow_hyphen_values = true)]
+    subject: String,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Outcome {
+        match self.command {
+            IdCommand::Inspect(inspect) => inspect.run(),
+        }
+    }
+}
+
+/// What was found out: facts in their order, and the reason why it is not valid, if it is not.
+struct Found {
+    facts: Vec<(&'static str, String)>,
+    reason: Option<String>,
+}
+
+impl Inspect {
+    fn run(self) -> Outcome {
+        let found = if fs::metadata(&self.subject).is_ok_and(|file| file.is_file()) {
+            certificate(&self.subject)?
+        } else {
+            spiffe_id(&self.subject, self.leaf)
+        };
+        print(&found, self.output).map_err(Failure::unavailable)?;
+        if found.reason.is_none() {
+            Ok(())
+        } else {
+            Err(Failure::finding())
+        }
+    }
+}
+
+fn spiffe_id(text: &str, leaf: bool) -> Found {
+    match text.parse::<SpiffeId>() {
+        Ok(id) if leaf && id.path().is_empty() => Found {
+            facts: facts(&id),
+            reason: Some("the SPIFFE ID of a leaf must have a path (X.509-SVID 3.1)".to_owned()),
+        },
+        Ok(id) => Found {
+            facts: facts(&id),
+            reason: None,
+        },
+        Err(error) => Found {
+            facts: Vec::new(),
+            reason: Some(error.to_string()),
+        },
+    }
+}
+
+fn facts(id: &SpiffeId) -> Vec<(&'static str, String)> {
+    let mut facts = vec![
+        ("spiffeId", id.as_str().to_owned()),
+        ("trustDomain", id.trust_domain().as_str().to_owned()),
+        ("path", id.path().to_owned()),
+    ];
+    facts.extend(id.namespace().map(|namespace| ("namespace", namespace.to_owned())));
+    facts.extend(
+        id.service_account()
+            .map(|account| ("serviceAccount", account.to_owned())),
+    );
+    facts
+}
+
+fn certificate(file: &str) -> Result<Found, Failure> {
+    let text = fs::read(file)
+        .with_context(|| format!("cannot read {file}"))
+        .map_err(Failure::configuration)?;
+    let blocks = pem::parse_many(&text)
+        .with_context(|| format!("{file} is not PEM"))
+        .map_err(Failure::configuration)?;
+    let certificate = blocks
+        .iter()
+        .find(|block| block.tag() == "CERTIFICATE")
+        .ok_or_else(|| Failure::configuration(anyhow!("{file} holds no certificate (no BEGIN CERTIFICATE)")))?;
+    Ok(
+        match svid::inspect_unverified(certificate.contents(), SystemTime::now()) {
+            Err(error) => Found {
+                facts: Vec::new(),
+                reason: Some(error.to_string()),
+            },
+            Ok(leaf) => {
+                let mut facts = facts(&leaf.id);
+                facts.push(("serial", leaf.serial.to_string()));
+                facts.push(("notBefore", time(leaf.not_before)));
+                facts.push(("notAfter", time(leaf.not_after)));
+                Found { facts, reason: None }
+            }
+        },
+    )
+}
+
+fn time(time: SystemTime) -> String {
+    OffsetDateTime::from(time)
+        .format(&Rfc3339)
+        .unwrap_or_else(|_| "out of range".to_owned())
+}
+
+fn print(found: &Found, output: Output) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let valid = found.reason.is_none();
+    if output != Output::Table {
+        let mut document = json!({ "valid": valid });
+        if let Value::Object(map) = &mut document {
+            map.extend(
+                found
+                    .facts
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), json!(value))),
+            );
+            map.extend(found.reason.iter().map(|reason| ("reason".to_owned(), json!(reason))));
+        }
+        serde_json::to_writer_pretty(&mut out, &document)?;
+        return writeln!(out);
+    }
+    for (name, value) in &found.facts {
+        writeln!(out, "{name:<15} {value}")?;
+    }
+    writeln!(out, "{:<15} {valid}", "valid")?;
+    match &found.reason {
+        Some(reason) => writeln!(out, "{:<15} {reason}", "reason"),
+        None => Ok(()),
+    }
+}
