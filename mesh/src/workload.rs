@@ -77,6 +77,16 @@ pub enum PortProtocol {
     Sctp,
 }
 
+impl fmt::Display for PortProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
+    }
+}
+
 /// A container port that has a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NamedPort {

@@ -104,6 +104,14 @@ impl Evaluator {
         (Self { policies: Some(set) }, problems)
     }
 
+    /// Evaluates every line against these policies.
+    #[must_use]
+    pub fn with_policies(policies: PolicySet) -> Self {
+        Self {
+            policies: Some(policies),
+        }
+    }
+
     /// Evaluates one line. It always answers, whatever the line holds.
     #[must_use]
     pub fn line(&self, text: &str) -> Answer {
@@ -116,6 +124,12 @@ impl Evaluator {
                 };
             }
         };
+        self.answer(value)
+    }
+
+    /// Evaluates one line that has been parsed. It always answers, whatever the line holds.
+    #[must_use]
+    pub fn answer(&self, value: Value) -> Answer {
         let id = value.get("id").cloned().unwrap_or_default();
         match self.value(value) {
             Ok(evaluation) => Answer::Decided(Box::new(Evaluation { id, ..evaluation })),
@@ -170,7 +184,9 @@ fn evaluate(set: &PolicySet, line: &Line) -> Result<Evaluation, String> {
 /// A malformed path is answered with 400: no rule is asked.
 fn refused(source: Option<&Table>, destination: Option<&Table>, ends: &Ends<'_>, line: &Line) -> Gates {
     let mut gates = gates(source, destination, &ends.request(None, line));
-    gates.authorization = Decision::bad_path();
+    if destination.is_some() {
+        gates.authorization = Decision::bad_path();
+    }
     gates
 }
 

@@ -15,6 +15,7 @@ mod authorization;
 mod cidr;
 mod decide;
 mod decision;
+mod explain;
 mod matching;
 mod network;
 pub mod path;
@@ -35,6 +36,7 @@ pub use decide::{
     peer_authentication,
 };
 pub use decision::{Decision, MtlsMode, Shadow, Verdict, Why};
+pub use explain::{Failed, Nearest, nearest_allow, nearest_egress, nearest_ingress};
 pub use network::{
     LabelSelector, NamespaceMatch, NetworkGate, NetworkPolicy, NetworkRule, Operator, Peer, PortMatch, Requirement,
 };

@@ -136,7 +136,7 @@ impl NetworkRule {
 }
 
 impl Peer {
-    fn matches(&self, far: Far<'_>) -> bool {
+    pub(super) fn matches(&self, far: Far<'_>) -> bool {
         match self {
             Self::Block { cidr, except } => cidr.contains(far.ip) && !except.iter().any(|block| block.contains(far.ip)),
             Self::Pods { namespace, pods } => far
@@ -177,7 +177,7 @@ impl Operator {
 }
 
 impl PortMatch {
-    fn matches(&self, port: Port<'_>) -> bool {
+    pub(super) fn matches(&self, port: Port<'_>) -> bool {
         match self {
             Self::All(protocol) => *protocol == port.protocol,
             Self::Range(protocol, range) => *protocol == port.protocol && range.contains(&port.number),
