@@ -66,6 +66,7 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
+        socket::tune(&socket);
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())
@@ -102,7 +103,6 @@ pub(crate) async fn accept_all(
             }
         };
         let since = Instant::now();
-        socket::tune(&tcp);
         let client = canonical(client);
         let (address, app, port) = match destination {
             Destination::Fixed { address, app, port } => (address, app, port),

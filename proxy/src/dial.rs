@@ -77,7 +77,9 @@ pub(crate) struct Dialled {
 impl Dialer {
     /// The application beside us; only for what was permitted.
     pub(crate) async fn app(&self, _permit: &Permit, address: SocketAddr) -> Result<TcpStream, DialError> {
-        self.tcp(address, None).await
+        let stream = self.tcp(address, None).await?;
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
     }
 
     /// Plain TCP.
@@ -89,7 +91,6 @@ impl Dialer {
             .map_err(|_| DialError::Timeout { address, limit })?
             .map_err(|source| DialError::Io { address, source })?;
         self.metrics.connected(started.elapsed());
-        socket::tune(&stream);
         Ok(stream)
     }
 
@@ -107,6 +108,7 @@ impl Dialer {
             return Err(DialError::NoIdentity);
         }
         let tcp = self.tcp(address, from).await?;
+        socket::tune(&socket2::SockRef::from(&tcp));
         let config = credentials.client(expected, framing);
         let limit = self.timeouts.handshake;
         let started = Instant::now();

@@ -127,6 +127,7 @@ async fn plaintext(
         .as_ref()
         .and_then(|_| shared.source(&shared.snapshot()));
     let far = Box::pin(shared.dialer.tcp(endpoint.address, from)).await?;
+    socket::tune(&socket2::SockRef::from(&far));
     record.facts().carrier = Carrier::Plaintext;
     record.count_in(shared.metrics.series_of(record));
     Ok(match forward::plain(permit, app, &far, &[], record).await {

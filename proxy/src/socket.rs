@@ -56,14 +56,14 @@ pub(crate) fn abort_on_close(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
 }
 
-/// What every connection gets: no Nagle delay, and keep-alive so that a vanished peer is noticed.
-pub(crate) fn tune(stream: &TcpStream) {
-    let socket = socket2::SockRef::from(stream);
+/// No Nagle delay, and keep-alive so that a vanished peer is noticed. Set on a listener, every accepted connection has
+/// it too, without a system call of its own.
+pub(crate) fn tune(socket: &socket2::Socket) {
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(std::time::Duration::from_secs(60))
         .with_interval(std::time::Duration::from_secs(15))
         .with_retries(4);
     // Neither changes what is carried; a socket that refuses them has usually been closed already.
-    let _ = stream.set_nodelay(true);
+    let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_tcp_keepalive(&keepalive);
 }
