@@ -73,7 +73,7 @@ pub const SETTINGS: &[Setting] = &[
         "address to dial peers from [explicit: the workload's; transparent: any]",
     ),
     setting("limits.maxConnections", "100000", "application connections at once"),
-    setting("limits.maxPendingHandshakes", "1000", "inbound handshakes at once"),
+    setting("limits.maxPendingHandshakes", "4096", "inbound handshakes at once"),
     setting("limits.handshakeTimeout", "5s", "from accept to verified peer"),
     setting("limits.connectTimeout", "5s", "TCP connect"),
     setting("pool.ready", "2", "mesh connections kept ready for each peer in use"),

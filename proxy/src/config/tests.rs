@@ -62,7 +62,7 @@ fn a_minimal_configuration_has_the_documented_defaults() {
     assert_eq!(config.ca, config.control);
     assert_eq!(config.admin, "127.0.0.1:15020".parse().unwrap());
     assert_eq!(config.limits.max_connections, 100_000);
-    assert_eq!(config.limits.max_pending_handshakes, 1_000);
+    assert_eq!(config.limits.max_pending_handshakes, 4_096);
     assert_eq!(config.limits.handshake_timeout, Duration::from_secs(5));
     assert_eq!(config.pool.ready, 2);
     assert_eq!(config.drain_grace, Duration::from_secs(30));
