@@ -5,7 +5,6 @@ mod failure;
 mod init;
 mod issue;
 mod log;
-mod output;
 mod remote;
 mod status;
 mod token;
@@ -14,7 +13,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Subcommand;
 
-use crate::exit::Outcome;
+use crate::{exit::Outcome, output};
 
 /// The certificate authority: make one, see its state, hand out join tokens, issue certificates, check its log
 #[derive(Debug, clap::Args)]

@@ -8,6 +8,7 @@ mod control;
 mod exit;
 mod id;
 mod logs;
+mod output;
 mod policy;
 
 use std::process::ExitCode;

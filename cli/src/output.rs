@@ -13,7 +13,7 @@ use crate::exit::{Failure, Outcome};
 
 /// In which form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
+pub(crate) enum Format {
     /// For people.
     #[default]
     Table,
@@ -24,7 +24,7 @@ pub(super) enum Format {
 }
 
 /// Prints a value: as what it is for programs, as `table` makes it for people.
-pub(super) fn show<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> String) -> Outcome {
+pub(crate) fn show<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> String) -> Outcome {
     let text = match format {
         Format::Table => table(value),
         Format::Json => serde_json::to_string_pretty(value).map_err(Failure::unavailable)? + "\n",
@@ -34,7 +34,7 @@ pub(super) fn show<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&
 }
 
 /// Prints text as it is.
-pub(super) fn print(text: &str) -> Outcome {
+pub(crate) fn print(text: &str) -> Outcome {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::unavailable(error)),
@@ -43,7 +43,7 @@ pub(super) fn print(text: &str) -> Outcome {
 }
 
 /// Two columns: names and values.
-pub(super) fn pairs(rows: &[(&str, String)]) -> String {
+pub(crate) fn pairs(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     rows.iter().fold(String::new(), |mut text, (name, value)| {
         // Writing to a String cannot fail.
@@ -53,7 +53,7 @@ pub(super) fn pairs(rows: &[(&str, String)]) -> String {
 }
 
 /// Columns under headings, as wide as need be.
-pub(super) fn columns<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {
+pub(crate) fn columns<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {
     let width = |column: usize| {
         let longest = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         longest.max(headings[column].len())
