@@ -20,6 +20,7 @@ mod inbound;
 mod link;
 pub mod logging;
 pub mod metrics;
+mod open_files;
 mod outbound;
 mod outcome;
 mod pool;

@@ -16,6 +16,7 @@ use crate::{
     data_path::{self, Inputs},
     identity::{self, Renewal, svids},
     metrics::Metrics,
+    open_files,
     readiness::Readiness,
     report::Reporter,
     roots::{Roots, RootsError},
@@ -73,6 +74,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let started = Instant::now();
     let config = Arc::new(config);
     let signals = Signals::listen().map_err(RunError::Signals)?;
+    open_files::raise(config.limits.max_connections);
     let shutdown = Shutdown::default();
     let registry = Registry::new();
     let metrics = Arc::new(Metrics::new(registry.clone())?);

@@ -7,6 +7,7 @@ mod read;
 mod settings;
 mod source;
 mod tree;
+mod values;
 
 use std::{
     fmt,

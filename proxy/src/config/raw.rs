@@ -11,7 +11,7 @@ use std::{
 use squire_mesh::{
     ports,
     spiffe::{SpiffeId, TrustDomain},
-    workload::{NameError, UidKind, WorkloadUid},
+    workload::WorkloadUid,
 };
 
 use super::{
@@ -20,6 +20,7 @@ use super::{
     problem::Problems,
     read::{Section, Value},
     tree::{Node, Place},
+    values::{Filter, ModeName},
 };
 
 /// Shorter than any CA gives; longer than a renewal takes.
@@ -59,12 +60,6 @@ pub(super) struct Raw {
 struct Placed<T> {
     place: Place,
     value: T,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ModeName {
-    Explicit,
-    Transparent,
 }
 
 impl Raw {
@@ -322,100 +317,5 @@ const fn count(count: usize) -> NonZeroUsize {
     match NonZeroUsize::new(count) {
         Some(count) => count,
         None => NonZeroUsize::MIN,
-    }
-}
-
-/// A log filter that was seen to parse.
-struct Filter(String);
-
-impl Value for Filter {
-    const EXPECTED: &'static str =
-        "write error, warn, info, debug or trace, or a list such as info,squire_proxy::xds=debug";
-
-    fn read(text: &str) -> Result<Self, String> {
-        // `Targets` takes a misspelt level for the name of a target and logs everything from it.
-        let level = |l: &str| matches!(l, "error" | "warn" | "info" | "debug" | "trace" | "off");
-        for part in text.split(',') {
-            let right = match part.split_once('=') {
-                None => level(part),
-                Some((target, part)) => {
-                    level(part) && target.bytes().all(|b| b.is_ascii_alphanumeric() || b"_:".contains(&b))
-                }
-            };
-            if !right {
-                return Err(format!("{part:?} is not a level"));
-            }
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl Value for LogFormat {
-    const EXPECTED: &'static str = "write text or json";
-
-    fn read(text: &str) -> Result<Self, String> {
-        match text {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err("not a log format".to_owned()),
-        }
-    }
-}
-
-impl Value for TlsEngine {
-    const EXPECTED: &'static str = "write squire or rustls";
-
-    fn read(text: &str) -> Result<Self, String> {
-        match text {
-            "squire" => Ok(Self::Squire),
-            "rustls" => Ok(Self::Rustls),
-            _ => Err("not an engine".to_owned()),
-        }
-    }
-}
-
-impl Value for AccessLog {
-    const EXPECTED: &'static str = "write off, stdout, or the path of a file";
-
-    fn read(text: &str) -> Result<Self, String> {
-        match text {
-            "off" => Ok(Self::Off),
-            "stdout" => Ok(Self::Stdout),
-            path if path.contains('/') => Ok(Self::File(path.into())),
-            _ => Err("not a target".to_owned()),
-        }
-    }
-}
-
-impl Value for ModeName {
-    const EXPECTED: &'static str = "write explicit or transparent";
-
-    fn read(text: &str) -> Result<Self, String> {
-        match text {
-            "explicit" => Ok(Self::Explicit),
-            "transparent" => Ok(Self::Transparent),
-            _ => Err("not a mode".to_owned()),
-        }
-    }
-}
-
-impl Value for HostPort {
-    const EXPECTED: &'static str = "write host:port, such as squire-control.squire-system:15012 or [::1]:15012";
-
-    fn read(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|error: super::HostPortError| error.to_string())
-    }
-}
-
-impl Value for WorkloadUid {
-    const EXPECTED: &'static str =
-        "write namespace/name of a pod or namespace/entry/name of a WorkloadEntry, such as shop/web-0";
-
-    fn read(text: &str) -> Result<Self, String> {
-        let uid: Self = text.parse().map_err(|error: NameError| error.to_string())?;
-        match uid.kind() {
-            UidKind::Pod | UidKind::Entry => Ok(uid),
-            UidKind::Address => Err("a bare address has no sidecar".to_owned()),
-        }
     }
 }

@@ -2,6 +2,7 @@
 //! the policy of our own workload, trust bundles, revocations. It is replaced whole, never changed in place; it opens no
 //! sockets, and decides nothing.
 
+mod index;
 mod kind;
 mod shards;
 mod store;
