@@ -14,7 +14,7 @@ use crate::ground::{Ground, Values, fill};
 use crate::load::pattern;
 use crate::machine::Machine;
 use crate::measure::Results;
-use crate::peer::{self, Pair, Peer};
+use crate::peer::{self, Layer, Pair, Peer, Squire};
 use crate::process::Process;
 use crate::report;
 
@@ -154,7 +154,13 @@ fn nginx_app(app: std::net::SocketAddr, dir: &Path, mut values: Values) -> Resul
 
 /// The peers that are wanted and there.
 fn choose(arguments: &Arguments) -> Result<Vec<Peer>> {
-    let mut peers = vec![Peer::Direct];
+    let binaries = match &arguments.binaries {
+        Some(dir) => dir
+            .canonicalize()
+            .with_context(|| format!("--binaries {}", dir.display()))?,
+        None => beside_this_program("")?,
+    };
+    let mut peers = vec![Peer::Direct, Peer::Squire(Squire::new(binaries, Layer::L4))];
     for file in &arguments.peer_files {
         peers.extend(peer::load_file(file)?.into_iter().map(Peer::Described));
     }

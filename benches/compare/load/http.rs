@@ -90,6 +90,21 @@ impl Connection {
         })
     }
 
+    /// The status that a GET of `path` is answered with; the connection is of no use afterwards.
+    pub(crate) async fn status(&mut self, path: &str) -> Result<u16> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n");
+        self.stream.write_all(request.as_bytes()).await?;
+        while !self.buffer.contains(&b'\n') {
+            self.read_some().await?;
+        }
+        let start = String::from_utf8_lossy(&self.buffer);
+        start
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .context("an answer without a status")
+    }
+
     /// Asks for a small body and checks it.
     pub(crate) async fn get(&mut self, length: u64) -> Result<()> {
         self.exchange(get(length).as_bytes(), length).await

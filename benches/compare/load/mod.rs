@@ -31,6 +31,18 @@ pub(crate) async fn probe(entry: SocketAddr) -> Result<()> {
     timeout(PATIENCE, ask).await.context("no answer")?
 }
 
+/// Whether `GET /ready` is answered 200.
+pub(crate) async fn is_ready(admin: SocketAddr) -> bool {
+    let ask = async {
+        http::Connection::new(TcpStream::connect(admin).await?)?
+            .status("/ready")
+            .await
+    };
+    timeout(PATIENCE, ask)
+        .await
+        .is_ok_and(|answer| answer.is_ok_and(|status| status == 200))
+}
+
 /// What the tasks of a running load share.
 #[derive(Clone, Default)]
 pub(crate) struct Progress {

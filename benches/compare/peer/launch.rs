@@ -12,13 +12,13 @@ use crate::load;
 use crate::process::Process;
 
 /// How long a proxy may take to start.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Between two looks; also the resolution of the start-up figure.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Waits until `address` accepts a connection.
-pub(crate) async fn accepting(address: SocketAddr, process: &mut Process) -> Result<()> {
+pub(super) async fn accepting(address: SocketAddr, process: &mut Process) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while TcpStream::connect(address).await.is_err() {
         process.check()?;
@@ -55,8 +55,24 @@ pub(crate) async fn serving(entry: SocketAddr, processes: &mut [&mut Process]) -
     }
 }
 
+/// Waits until `GET /ready` at `admin` answers 200.
+pub(super) async fn ready(admin: SocketAddr, process: &mut Process) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !load::is_ready(admin).await {
+        process.check()?;
+        if Instant::now() > deadline {
+            bail!(
+                "not ready on {admin} after {PATIENCE:?}; last words:\n{}",
+                process.last_words()
+            );
+        }
+        sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
 /// Fails if `mesh` answers a request in plaintext: then nothing would have been measured that deserves the name.
-pub(crate) async fn refusing_plaintext(mesh: SocketAddr) -> Result<()> {
+pub(super) async fn refusing_plaintext(mesh: SocketAddr) -> Result<()> {
     if load::probe(mesh).await.is_ok() {
         bail!("the server-side proxy answers plaintext on {mesh}, where it must demand mutual TLS");
     }

@@ -3,6 +3,7 @@
 
 mod described;
 mod launch;
+mod squire;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::process::Process;
 use crate::usage::{Cpu, Memory};
 pub(crate) use described::{Description, load_file};
 pub(crate) use launch::serving;
+pub(crate) use squire::Squire;
 
 /// At which layer a proxy handles the traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +67,8 @@ impl Column {
 pub(crate) enum Peer {
     /// Nothing: the client talks to the application.
     Direct,
+    /// What we build.
+    Squire(Squire),
     /// Proxies described by commands and configuration templates.
     Described(Description),
 }
@@ -78,6 +82,11 @@ impl Peer {
                 layer: None,
                 role: Role::Baseline,
             },
+            Self::Squire(squire) => Column {
+                name: "squire".to_owned(),
+                layer: Some(squire.layer),
+                role: Role::Squire,
+            },
             Self::Described(description) => Column {
                 name: description.name.clone(),
                 layer: Some(description.layer),
@@ -90,6 +99,7 @@ impl Peer {
     pub(crate) fn installed(&self) -> bool {
         match self {
             Self::Direct => true,
+            Self::Squire(squire) => squire.installed(),
             Self::Described(description) => description.installed(),
         }
     }
@@ -98,6 +108,7 @@ impl Peer {
     pub(crate) fn version(&self) -> Option<String> {
         match self {
             Self::Direct => None,
+            Self::Squire(squire) => squire.version(),
             Self::Described(description) => description.version(),
         }
     }
@@ -106,6 +117,7 @@ impl Peer {
     pub(crate) fn binary(&self) -> Option<PathBuf> {
         match self {
             Self::Direct => None,
+            Self::Squire(squire) => Some(squire.proxy()),
             Self::Described(description) => description.binary(),
         }
     }
@@ -120,6 +132,7 @@ impl Peer {
                 support: Vec::new(),
                 startup: None,
             }),
+            Self::Squire(squire) => squire.start(ground, app).await,
             Self::Described(description) => description.start(ground, app).await,
         }
     }
