@@ -20,7 +20,8 @@ Usage: benches/run [OPTIONS]
   --smoke               every figure once with tiny windows: does it work at all (for CI)
   --repetitions N       repetitions instead of the mode's own number (default mode: 5)
   --only FIGURE,…       bulk, requests, latency, connections, memory, startup, size (default: all)
-  --peers NAME,…        squire, envoy, haproxy, nginx, direct, or a name of a peer file (default: all there are)
+  --peers NAME,…        squire, envoy, haproxy, nginx, direct, or a name of a peer file (default: all these); and on demand
+                        squire-unpooled (a handshake for each connection), squire-plaintext (no TLS between the sidecars)
   --layers l4,l7        only these columns (default: both)
   --peer-file FILE      more peers, described in JSON (repeatable; see benches/README.md)
   --binaries DIR        where squire and squire-proxy are (default: beside this program)

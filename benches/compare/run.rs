@@ -14,7 +14,7 @@ use crate::ground::{Ground, Values, fill};
 use crate::load::pattern;
 use crate::machine::Machine;
 use crate::measure::Results;
-use crate::peer::{self, Layer, Pair, Peer, Squire};
+use crate::peer::{self, Layer, Pair, Peer, Squire, Variant};
 use crate::process::Process;
 use crate::report;
 
@@ -160,7 +160,10 @@ fn choose(arguments: &Arguments) -> Result<Vec<Peer>> {
             .with_context(|| format!("--binaries {}", dir.display()))?,
         None => beside_this_program("")?,
     };
-    let mut peers = vec![Peer::Direct, Peer::Squire(Squire::new(binaries, Layer::L4))];
+    let mut peers = vec![Peer::Direct];
+    for variant in [Variant::Standard, Variant::Unpooled, Variant::Plaintext] {
+        peers.push(Peer::Squire(Squire::new(binaries.clone(), variant, Layer::L4)));
+    }
     for file in &arguments.peer_files {
         peers.extend(peer::load_file(file)?.into_iter().map(Peer::Described));
     }
@@ -174,13 +177,13 @@ fn choose(arguments: &Arguments) -> Result<Vec<Peer>> {
     } else {
         peers.retain(|peer| {
             let installed = peer.installed();
-            if !installed {
+            if !installed && !peer.on_demand() {
                 eprintln!(
                     "squire-compare: {} is not installed: going on without it",
                     peer.column().title()
                 );
             }
-            installed
+            installed && !peer.on_demand()
         });
     }
     peers.retain(|peer| {

@@ -17,7 +17,7 @@ use crate::process::Process;
 use crate::usage::{Cpu, Memory};
 pub(crate) use described::{Description, load_file};
 pub(crate) use launch::serving;
-pub(crate) use squire::Squire;
+pub(crate) use squire::{Squire, Variant};
 
 /// At which layer a proxy handles the traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,7 +83,7 @@ impl Peer {
                 role: Role::Baseline,
             },
             Self::Squire(squire) => Column {
-                name: "squire".to_owned(),
+                name: squire.name().to_owned(),
                 layer: Some(squire.layer),
                 role: Role::Squire,
             },
@@ -102,6 +102,11 @@ impl Peer {
             Self::Squire(squire) => squire.installed(),
             Self::Described(description) => description.installed(),
         }
+    }
+
+    /// Whether it is measured only when it is asked for by name.
+    pub(crate) fn on_demand(&self) -> bool {
+        matches!(self, Self::Squire(squire) if squire.variant != Variant::Standard)
     }
 
     /// Its version, in its own words.

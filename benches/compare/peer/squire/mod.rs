@@ -18,10 +18,23 @@ use crate::process::Process;
 
 const TRUST_DOMAIN: &str = "cluster.local";
 
+/// In which shape Squire is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Variant {
+    /// As it ships.
+    Standard,
+    /// A handshake for each application connection: no mesh connection is kept.
+    Unpooled,
+    /// No TLS between the sidecars: what copying and waking alone cost in the same code.
+    Plaintext,
+}
+
 /// How to start Squire.
 pub(crate) struct Squire {
     /// Directory of `squire` and `squire-proxy`.
     binaries: PathBuf,
+    /// In which shape.
+    pub(crate) variant: Variant,
     /// At which layer its proxies handle the traffic.
     pub(crate) layer: Layer,
 }
@@ -38,8 +51,21 @@ struct Addresses {
 
 impl Squire {
     /// With the binaries in `binaries`.
-    pub(crate) fn new(binaries: PathBuf, layer: Layer) -> Self {
-        Self { binaries, layer }
+    pub(crate) fn new(binaries: PathBuf, variant: Variant, layer: Layer) -> Self {
+        Self {
+            binaries,
+            variant,
+            layer,
+        }
+    }
+
+    /// Its name in the report.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.variant {
+            Variant::Standard => "squire",
+            Variant::Unpooled => "squire-unpooled",
+            Variant::Plaintext => "squire-plaintext",
+        }
     }
 
     /// Whether both binaries are there.
@@ -71,7 +97,7 @@ impl Squire {
         let at = Addresses::choose(ground)?;
         let mut control = self.control(&dir, &at).await?;
         self.prepare(&dir, "server", at.server_config(app))?;
-        self.prepare(&dir, "client", at.client_config())?;
+        self.prepare(&dir, "client", at.client_config(self.variant))?;
 
         let mut server = self.run_proxy(&dir, "server")?;
         launch::ready(at.server_admin, &mut server).await?;
@@ -84,7 +110,9 @@ impl Squire {
             accept,
             serve: started.elapsed(),
         };
-        launch::refusing_plaintext(at.mesh).await?;
+        if self.variant != Variant::Plaintext {
+            launch::refusing_plaintext(at.mesh).await?;
+        }
         Ok(Pair {
             entry: at.entry,
             client: Some(client),
@@ -100,7 +128,7 @@ impl Squire {
         fs::create_dir_all(&mesh)?;
         fs::write(
             mesh.join("objects.json"),
-            serde_json::to_string_pretty(&objects::all())?,
+            serde_json::to_string_pretty(&objects::all(self.variant))?,
         )?;
         let argv = [
             self.program("squire").display().to_string(),
@@ -124,7 +152,7 @@ impl Squire {
         let token = dir.join(format!("{side}.token"));
         let bundle = dir.join("bundle.pem");
         let id = format!("spiffe://{TRUST_DOMAIN}/ns/{}/sa/{side}", objects::NAMESPACE);
-        fs::write(&token, self.ca(dir, &["token", &id])?)?;
+        self.ca(dir, &["token", "--id", &id, "--out", &token.display().to_string()])?;
         fs::write(&bundle, self.ca(dir, &["bundle"])?)?;
         config["trustBundle"] = json!(bundle);
         config["token"] = json!(token);
@@ -137,7 +165,7 @@ impl Squire {
         let output = Command::new(self.program("squire"))
             .arg("ca")
             .args(words)
-            .args(["--ca-dir", &ca_dir(dir)])
+            .args(["--dir", &ca_dir(dir)])
             .output()?;
         if !output.status.success() {
             bail!(
@@ -175,8 +203,11 @@ impl Addresses {
         })
     }
 
-    fn client_config(&self) -> Value {
+    fn client_config(&self, variant: Variant) -> Value {
         let mut config = self.config("client", self.client_admin);
+        if variant == Variant::Unpooled {
+            config["pool"] = json!({"ready": 0, "maxIdlePerPeer": 0});
+        }
         config["outbound"] = json!([{"listen": self.entry, "to": self.mesh}]);
         config
     }

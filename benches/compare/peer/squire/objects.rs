@@ -3,6 +3,8 @@
 
 use serde_json::{Value, json};
 
+use super::Variant;
+
 /// Workloads in the mesh, the measured two included.
 pub(super) const WORKLOADS: usize = 1_000;
 
@@ -22,16 +24,34 @@ const OTHER_NAMESPACES: usize = 20;
 const ACCOUNTS: usize = 10;
 
 /// Every object, as one list.
-pub(super) fn all() -> Value {
+pub(super) fn all(variant: Variant) -> Value {
+    let transport = if variant == Variant::Plaintext {
+        "plaintext"
+    } else {
+        "squire"
+    };
     let mut items = vec![namespace(NAMESPACE)];
     items.extend((0..OTHER_NAMESPACES).map(|number| namespace(&other_namespace(number))));
-    items.push(pod(NAMESPACE, "client", "client", CLIENT_ADDRESS));
-    items.push(pod(NAMESPACE, "server", "server", SERVER_ADDRESS));
+    items.push(pod(NAMESPACE, "client", "client", CLIENT_ADDRESS, transport));
+    items.push(pod(NAMESPACE, "server", "server", SERVER_ADDRESS, transport));
     items.extend((0..WORKLOADS - 2).map(other_workload));
-    let own = own_policies();
+    let own = if variant == Variant::Plaintext {
+        vec![permissive()]
+    } else {
+        own_policies()
+    };
     items.extend((0..POLICIES - own.len()).map(other_policy));
     items.extend(own);
     json!({"apiVersion": "v1", "kind": "List", "items": items})
+}
+
+/// What lets the measured pair talk without TLS.
+fn permissive() -> Value {
+    json!({
+        "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+        "metadata": {"name": "permissive", "namespace": NAMESPACE},
+        "spec": {"mtls": {"mode": "PERMISSIVE"}},
+    })
 }
 
 /// What concerns the measured pair: mutual TLS only, and only the client may reach the server.
@@ -75,6 +95,7 @@ fn other_workload(number: usize) -> Value {
         &format!("app-{number}"),
         &format!("app-{}", number % ACCOUNTS),
         &address,
+        "squire",
     )
 }
 
@@ -119,13 +140,13 @@ fn other_namespace(number: usize) -> String {
     format!("team-{}", number % OTHER_NAMESPACES)
 }
 
-fn pod(namespace: &str, name: &str, app: &str, address: &str) -> Value {
+fn pod(namespace: &str, name: &str, app: &str, address: &str, transport: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
             "name": name, "namespace": namespace,
             "labels": {"app": app},
-            "annotations": {"squire.mesh/transport": "squire"},
+            "annotations": {"squire.mesh/transport": transport},
         },
         "spec": {"serviceAccountName": app, "containers": [{"name": "app", "image": "app"}]},
         "status": {"phase": "Running", "podIP": address},
@@ -140,30 +161,32 @@ mod tests {
 
     #[test]
     fn there_are_as_many_as_promised_and_no_two_share_a_name_or_an_address() {
-        let all = all();
-        let items = all["items"].as_array().unwrap();
-        let of = |kinds: &[&str]| {
-            items
+        for variant in [Variant::Standard, Variant::Plaintext] {
+            let all = all(variant);
+            let items = all["items"].as_array().unwrap();
+            let of = |kinds: &[&str]| {
+                items
+                    .iter()
+                    .filter(|item| kinds.contains(&item["kind"].as_str().unwrap()))
+                    .count()
+            };
+            assert_eq!(of(&["Pod"]), WORKLOADS);
+            assert_eq!(
+                of(&["NetworkPolicy", "AuthorizationPolicy", "PeerAuthentication"]),
+                POLICIES
+            );
+            let name = |item: &Value| {
+                format!(
+                    "{} {} {}",
+                    item["kind"], item["metadata"]["namespace"], item["metadata"]["name"]
+                )
+            };
+            assert_eq!(items.iter().map(name).collect::<BTreeSet<_>>().len(), items.len());
+            let addresses: BTreeSet<&str> = items
                 .iter()
-                .filter(|item| kinds.contains(&item["kind"].as_str().unwrap()))
-                .count()
-        };
-        assert_eq!(of(&["Pod"]), WORKLOADS);
-        assert_eq!(
-            of(&["NetworkPolicy", "AuthorizationPolicy", "PeerAuthentication"]),
-            POLICIES
-        );
-        let name = |item: &Value| {
-            format!(
-                "{} {} {}",
-                item["kind"], item["metadata"]["namespace"], item["metadata"]["name"]
-            )
-        };
-        assert_eq!(items.iter().map(name).collect::<BTreeSet<_>>().len(), items.len());
-        let addresses: BTreeSet<&str> = items
-            .iter()
-            .filter_map(|item| item["status"]["podIP"].as_str())
-            .collect();
-        assert_eq!(addresses.len(), WORKLOADS);
+                .filter_map(|item| item["status"]["podIP"].as_str())
+                .collect();
+            assert_eq!(addresses.len(), WORKLOADS);
+        }
     }
 }
