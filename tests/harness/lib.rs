@@ -1,1 +1,31 @@
-//! Skeleton.
+//! What the scenarios stand on: real `squire control` and `squire-proxy` processes on addresses of their own, real clients
+//! and servers around them, and ways to wait for what they do. It never waits by sleeping for a fixed time, and whatever
+//! it starts ends with the value that started it, also when a test panics.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::missing_panics_doc,
+    reason = "everything here is only used by tests, and a panic is how a test fails"
+)]
+
+mod addresses;
+pub mod apps;
+pub mod authority;
+mod figures;
+pub mod forge;
+pub mod http;
+mod mesh;
+mod peers;
+mod process;
+mod sidecar;
+pub mod tls;
+mod wait;
+
+pub use addresses::Subnet;
+pub use figures::Figures;
+pub use mesh::{DOMAIN, Mesh, Papers, id};
+pub use peers::{Peer, require};
+pub use process::{Process, Signal, binary, raise_file_limit};
+pub use sidecar::{Pod, Sidecar};
+pub use wait::{PATIENCE, eventually, in_time};

@@ -1,1 +1,5 @@
-//! Scenario tests, one module a subject, one function a sentence.
+//! Every scenario, in one binary: real `squire control` and `squire-proxy` processes, real sockets, real peers. Each test
+//! is named as the sentence it proves, waits for what it proves, and has addresses of its own, so that all run side by side.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
+
+mod connections;

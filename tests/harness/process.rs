@@ -1,0 +1,148 @@
+//! Child processes: their output goes to files that can be read while they run and are shown when a test fails; they are
+//! killed when the value is dropped.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+};
+
+use rustix::process::{Pid, Resource, getrlimit, kill_process, setrlimit};
+use tokio::process::{Child, Command};
+
+pub use rustix::process::Signal;
+
+use crate::wait::{eventually, in_time};
+
+/// Lines of each process that are shown when a test fails.
+const SHOWN: usize = 60;
+
+/// The path of a binary of the workspace.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let built = test.parent().and_then(Path::parent).unwrap().join(name);
+    assert!(
+        built.exists(),
+        "{} is not built: use tests/run, or `cargo build --workspace --bins` first",
+        built.display()
+    );
+    built
+}
+
+/// Lets this process and its children open as many files as the system allows.
+pub fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
+}
+
+/// A running child.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command` with its output in `dir`.
+    #[must_use]
+    pub fn start(name: &str, command: &mut Command, dir: &Path) -> Self {
+        let log = dir.join(format!("{name}.log"));
+        let file = File::options().create(true).append(true).open(&log).unwrap();
+        command.stdin(std::process::Stdio::null());
+        command
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .kill_on_drop(true);
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} cannot be started: {error}"));
+        Self {
+            name: name.to_owned(),
+            child,
+            log,
+        }
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it has not been waited for")
+    }
+
+    /// Everything it has written, on standard output and standard error.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until a line of its output contains all of these texts.
+    pub async fn said(&self, texts: &[&str]) -> String {
+        let what = format!("{} says {texts:?}", self.name);
+        eventually(&what, async || {
+            let log = self.log();
+            log.lines()
+                .find(|line| texts.iter().all(|text| line.contains(text)))
+                .map(str::to_owned)
+        })
+        .await
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Kills it and waits until it is gone.
+    pub async fn kill(&mut self) {
+        in_time("a killed process ends", self.child.kill()).await.unwrap();
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        in_time(&format!("{} ends", self.name), self.child.wait())
+            .await
+            .unwrap()
+    }
+
+    /// Whether it still runs.
+    pub fn lives(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Resident memory, in KiB.
+    #[must_use]
+    pub fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// How many descriptors it has open.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn descriptors(&self) -> io::Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(SHOWN)..];
+            eprintln!(
+                "--- {} (its last {} lines)\n{}\n",
+                self.name,
+                last.len(),
+                last.join("\n")
+            );
+        }
+    }
+}
