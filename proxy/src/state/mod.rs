@@ -132,9 +132,15 @@ impl Snapshot {
             })
     }
 
-    /// What a host name leads to: a hostname of a service, else `service.namespace`, else `workload.namespace`.
+    /// What a host name leads to: a bare name to a service of the own namespace; others to a hostname of a service, else
+    /// `service.namespace`, else `workload.namespace`.
     #[must_use]
     pub fn named(&self, host: &str) -> Option<Named<'_>> {
+        if !host.contains('.') {
+            // As with a pod's search path: a bare name is a service of the own namespace, never of another.
+            let namespace = &self.me.as_ref()?.namespace;
+            return self.service(&format!("{namespace}/{host}")).map(Named::Service);
+        }
         if let Some(service) = self.by_hostname.first(host) {
             return Some(Named::Service(service));
         }

@@ -423,3 +423,25 @@ fn forgotten_strings_are_given_back() {
     }
     assert!(store.interned() < 5_000, "{} strings and sets", store.interned());
 }
+
+#[test]
+fn a_bare_name_is_a_service_of_the_own_namespace_alone() {
+    let (mut store, state) = store();
+    let bare = |namespace: &str, name: &str| wire::Service {
+        namespace: namespace.to_owned(),
+        hostnames: vec![name.to_owned()],
+        ..service(name, [10, 96, 0, 1])
+    };
+    let services = [("other", "db"), ("shop", "db"), ("other", "cache")];
+    let changes =
+        services.map(|(namespace, name)| change(Kind::Service, &format!("{namespace}/{name}"), &bare(namespace, name)));
+    store.apply(update(Kind::Service, changes.into(), &[])).unwrap();
+    let named = |host: &str| match state.borrow().named(host) {
+        Some(Named::Service(service)) => Some(service.name.to_string()),
+        Some(Named::Workload(_)) | None => None,
+    };
+    assert_eq!(named("db"), None, "nobody knows yet where we are");
+    store.apply(put(&workload("shop", "web-0", [10, 0, 0, 9]))).unwrap();
+    assert_eq!(named("db").as_deref(), Some("shop/db"));
+    assert_eq!(named("cache"), None, "another namespace's");
+}
