@@ -97,6 +97,14 @@ impl Config {
                 self.dir.display()
             )),
         }
+        if let (Ok(ca), Ok(dir)) = (std::path::absolute(&self.ca_dir), std::path::absolute(&self.dir))
+            && ca.starts_with(&dir)
+        {
+            let (ca, dir) = (self.ca_dir.display(), self.dir.display());
+            found.push(format!(
+                "--ca-dir {ca}: inside --dir {dir}, whose files are read as objects; keep keys elsewhere"
+            ));
+        }
         if let Some(jwt) = &self.jwt {
             if let Err(error) = std::fs::metadata(&jwt.jwks) {
                 found.push(format!("--jwks {}: {error}", jwt.jwks.display()));
@@ -142,6 +150,15 @@ mod tests {
         let mistakes = config.check().unwrap_err();
         assert_eq!(mistakes.0.len(), 3, "{mistakes}");
         assert!(mistakes.to_string().contains("/does/not/exist"));
+    }
+
+    #[test]
+    fn keys_are_not_kept_among_the_objects() {
+        let dir = tempfile::tempdir().unwrap();
+        for (ca, accepted) in [(dir.path().join("ca"), false), (dir.path().with_extension("ca"), true)] {
+            let config = Config::new(dir.path(), ca, "cluster.local".parse().unwrap());
+            assert_eq!(config.check().is_ok(), accepted, "{:?}", config.ca_dir);
+        }
     }
 
     #[test]
