@@ -4,6 +4,7 @@
 mod check;
 mod eval;
 mod normalize;
+mod why;
 
 use std::path::PathBuf;
 
@@ -25,6 +26,7 @@ enum PolicyCommand {
     Check(check::Args),
     Eval(eval::Args),
     Normalize(normalize::Args),
+    Why(Box<why::Args>),
 }
 
 /// How results are shown.
@@ -45,6 +47,7 @@ impl Args {
             PolicyCommand::Check(args) => args.run(),
             PolicyCommand::Eval(args) => args.run(),
             PolicyCommand::Normalize(args) => args.run(),
+            PolicyCommand::Why(args) => args.run(),
         }
     }
 }

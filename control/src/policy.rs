@@ -18,6 +18,7 @@ mod report;
 mod set;
 mod settings;
 mod tokens;
+pub mod why;
 
 pub use set::{Concern, PolicySet, Subject};
 pub use settings::{MeshConfig, ProviderSpec};

@@ -109,8 +109,6 @@ impl fmt::Debug for Serial {
     }
 }
 
-/// Verifies a peer's certificate chain (leaf first) at a point in time. A chain that the same bundles have verified before is
-/// only checked against the time again.
 /// What a certificate says of itself, for people. It proves nothing: nobody has checked who signed it.
 #[derive(Debug, Clone)]
 pub struct UnverifiedLeaf {
@@ -139,7 +137,8 @@ pub fn inspect_unverified(der: &[u8], now: SystemTime) -> Result<UnverifiedLeaf,
     })
 }
 
-/// Verifies a peer's certificate chain (leaf first) at a point in time.
+/// Verifies a peer's certificate chain (leaf first) at a point in time. A chain that the same bundles have verified before is
+/// only checked against the time again.
 ///
 /// # Errors
 /// The first rule that the chain breaks: SPIFFE rules of the leaf, then its trust domain, its validity, the path.

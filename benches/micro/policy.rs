@@ -1,0 +1,244 @@
+//! How long a decision takes, and how long compiling does. The tables are made from real objects by the control plane's own
+//! code, so that what is measured is what runs.
+
+#![allow(
+    missing_docs,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a benchmark may fail"
+)]
+
+use std::{hint::black_box, time::Duration};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use serde_json::{Value, json};
+use squire_control::{
+    manifest::Object,
+    policy::{MeshConfig, PolicySet, Subject},
+};
+use squire_mesh::policy::{
+    Connection, Destination, Endpoint, Http, Principal, Protocol, Request, Source, Table, decide_inbound,
+};
+
+struct Pod;
+
+impl Endpoint for Pod {
+    fn namespace(&self) -> &str {
+        "client"
+    }
+    fn label(&self, key: &str) -> Option<&str> {
+        (key == "app").then_some("client-9")
+    }
+    fn namespace_label(&self, key: &str) -> Option<&str> {
+        (key == "kubernetes.io/metadata.name").then_some("client")
+    }
+    fn named_port(&self, _name: &str, _protocol: Protocol) -> Option<u16> {
+        None
+    }
+}
+
+fn object(kind: &str, namespace: &str, name: &str, spec: &Value) -> Object {
+    let version = if kind == "NetworkPolicy" {
+        "networking.k8s.io/v1"
+    } else {
+        "security.istio.io/v1"
+    };
+    let metadata = json!({ "name": name, "namespace": namespace });
+    Object::from_value(
+        "bench",
+        json!({ "apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec }),
+    )
+    .unwrap()
+}
+
+/// Ten policies of ten rules; only the last rule of the last policy matches.
+fn ten_by_ten(http: bool) -> Vec<Object> {
+    let policy = |p: usize| {
+        let rules: Vec<Value> = (0..10)
+            .map(|rule| {
+                let n = p * 10 + rule;
+                let account = if n == 99 {
+                    "web".to_owned()
+                } else {
+                    format!("account-{n}")
+                };
+                let mut value = json!({
+                    "from": [{"source": {"principals": [format!("cluster.local/ns/client/sa/{account}")]}}],
+                    "to": [{"operation": {"ports": ["8080"]}}],
+                });
+                if http {
+                    // Here every rule knows the caller, so that paths and headers have to be looked at.
+                    value["from"] = json!([{"source": {"namespaces": ["client"]}}]);
+                    let path = if n == 99 {
+                        "/orders/{*}/items".to_owned()
+                    } else {
+                        format!("/service-{n}/{{*}}/items")
+                    };
+                    value["to"] = json!([{"operation": {"methods": ["GET", "POST"], "paths": [path]}}]);
+                    value["when"] = json!([{"key": "request.headers[x-tenant]", "values": ["acme", "tenant-*"]}]);
+                }
+                value
+            })
+            .collect();
+        object(
+            "AuthorizationPolicy",
+            "shop",
+            &format!("allow-{p}"),
+            &json!({"selector": {"matchLabels": {"app": "db"}}, "rules": rules}),
+        )
+    };
+    (0..10).map(policy).collect()
+}
+
+/// Ten NetworkPolicies of ten rules; only the last rule of the last policy matches.
+fn ten_network_policies() -> Vec<Object> {
+    let policy = |p: usize| {
+        let rule = |rule: usize| {
+            json!({
+                "from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "client"}},
+                          "podSelector": {"matchLabels": {"app": if p * 10 + rule == 99 { "client-9".to_owned() } else { format!("other-{rule}") }}}}],
+                "ports": [{"port": 8080}],
+            })
+        };
+        let rules: Vec<Value> = (0..10).map(rule).collect();
+        object(
+            "NetworkPolicy",
+            "shop",
+            &format!("np-{p}"),
+            &json!({"podSelector": {"matchLabels": {"app": "db"}}, "ingress": rules}),
+        )
+    };
+    (0..10).map(policy).collect()
+}
+
+fn set(objects: &[Object]) -> PolicySet {
+    PolicySet::from_objects(objects, MeshConfig::default()).0
+}
+
+fn db() -> Subject<'static> {
+    Subject {
+        namespace: "shop",
+        labels: vec![("app", "db"), ("version", "v1")],
+        selectable: true,
+    }
+}
+
+fn connection() -> Request<'static> {
+    let source = Source::workload("10.0.0.9".parse().unwrap(), &Pod)
+        .with_principal(Principal::new("spiffe://cluster.local/ns/client/sa/web"));
+    let destination = Destination {
+        ip: "10.0.1.1".parse().unwrap(),
+        port: 8080,
+        workload: Some(&Pod),
+    };
+    Request::connection(
+        source,
+        destination,
+        Connection {
+            mutual_tls: true,
+            ..Connection::default()
+        },
+    )
+}
+
+const HEADERS: [(&str, &str); 6] = [
+    ("accept", "*/*"),
+    ("user-agent", "bench"),
+    ("content-type", "application/json"),
+    ("x-request-id", "0123456789"),
+    ("x-tenant", "tenant-7"),
+    ("traceparent", "00-0-0-00"),
+];
+
+fn deciding(c: &mut Criterion) {
+    let mut group = c.benchmark_group("decide");
+    let mut measure = |name: &str, table: &Table, request: &Request<'_>| {
+        assert!(
+            decide_inbound(table, request).is_allowed(),
+            "{name} must reach the last rule and allow"
+        );
+        group.bench_function(name, |b| {
+            b.iter(|| decide_inbound(black_box(table), black_box(request)))
+        });
+    };
+    let request = connection();
+    let http = request.with_http(Http::new("GET", Some("/orders/42/items?page=1"), "db.shop", &HEADERS));
+    let l4 = ten_by_ten(false);
+    measure("l4, 10 policies x 10 rules", &set(&l4).compile(&db()), &request);
+    measure(
+        "networkpolicy, 10 policies x 10 rules",
+        &set(&ten_network_policies()).compile(&db()),
+        &request,
+    );
+    measure(
+        "l7, 10 policies x 10 rules, paths and headers",
+        &set(&ten_by_ten(true)).compile(&db()),
+        &http,
+    );
+    let mut many = l4;
+    many.extend((0..1000).map(|n| {
+        let spec = json!({"selector": {"matchLabels": {"app": format!("other-{n}")}}, "action": "DENY", "rules": [{}]});
+        object("AuthorizationPolicy", "shop", &format!("other-{n}"), &spec)
+    }));
+    measure(
+        "l4, beside 1000 policies that do not select it",
+        &set(&many).compile(&db()),
+        &request,
+    );
+    group.finish();
+}
+
+/// 100 namespaces of 100 workloads, and 10 policies in each: NetworkPolicies and AuthorizationPolicies by label.
+fn city() -> Vec<Object> {
+    (0..1000)
+        .map(|n| {
+            let namespace = format!("ns-{}", n / 10);
+            let labels = json!({"app": format!("app-{}", n % 10)});
+            if n % 2 == 0 {
+                let spec = json!({"podSelector": {"matchLabels": labels}, "ingress": [{"from": [{"podSelector": {"matchLabels": {"role": "client"}}}]}]});
+                object("NetworkPolicy", &namespace, &format!("p-{n}"), &spec)
+            } else {
+                let spec = json!({"selector": {"matchLabels": labels}, "rules": [{"from": [{"source": {"namespaces": [namespace]}}]}]});
+                object("AuthorizationPolicy", &namespace, &format!("p-{n}"), &spec)
+            }
+        })
+        .collect()
+}
+
+fn compiling(c: &mut Criterion) {
+    let mut group = c.benchmark_group("compile");
+    group.sample_size(10).measurement_time(Duration::from_secs(10));
+    let objects = city();
+    let names: Vec<(String, String)> = (0..10_000)
+        .map(|n| (format!("ns-{}", n / 100), format!("app-{}", n % 10)))
+        .collect();
+    group.bench_function("10,000 workloads x 1,000 policies, objects included", |b| {
+        b.iter(|| {
+            let set = set(&objects);
+            let tables: Vec<Table> = names
+                .iter()
+                .map(|(namespace, app)| {
+                    set.compile(&Subject {
+                        namespace,
+                        labels: vec![("app", app), ("pod", "x"), ("role", "client")],
+                        selectable: true,
+                    })
+                })
+                .collect();
+            black_box(tables)
+        });
+    });
+    let set = set(&objects);
+    group.bench_function("one pod change", |b| {
+        let subject = Subject {
+            namespace: "ns-7",
+            labels: vec![("app", "app-3"), ("role", "client")],
+            selectable: true,
+        };
+        b.iter(|| black_box(set.compile(black_box(&subject))));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, deciding, compiling);
+criterion_main!(benches);

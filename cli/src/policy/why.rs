@@ -1,0 +1,113 @@
+//! `squire policy why`: may this one talk to that one, and which rule says so?
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use squire_control::policy::why::{Explanation, HttpQuestion, Question, World, headers};
+
+use super::{Output, manifest};
+use crate::exit::{Failure, Outcome};
+
+const EXAMPLES: &str = "\
+Examples:
+  squire policy why -f mesh/ --from shop/web-1 --to shop/db:5432
+  squire policy why -f mesh/ --from spiffe://cluster.local/ns/shop/sa/web --to shop/api:http --method GET --path /orders
+  squire policy why -f mesh/ --from 203.0.113.7 --to shop/web:80 --plaintext
+
+Exit code 0 if it is allowed, 1 if it is denied.";
+
+/// Explain whether one workload may talk to another: every gate, the rule that decided, the rule that came nearest
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Files or directories with policies and workloads (Pod, Service, EndpointSlice, WorkloadEntry, Namespace)
+    #[arg(short = 'f', long = "file", value_name = "PATH", required = true, num_args = 1..)]
+    files: Vec<PathBuf>,
+    /// Who opens the connection: a SPIFFE ID, a workload (namespace/name) or an address
+    #[arg(long, value_name = "ID")]
+    from: String,
+    /// Who is reached: a workload or Service (namespace/name) or an address, with the port
+    #[arg(long, value_name = "WORKLOAD:PORT")]
+    to: String,
+    /// The connection is not mutual TLS
+    #[arg(long)]
+    plaintext: bool,
+    /// Ask about an HTTP request with this method
+    #[arg(long, value_name = "METHOD", help_heading = "HTTP")]
+    method: Option<String>,
+    /// … with this path
+    #[arg(long, value_name = "PATH", help_heading = "HTTP")]
+    path: Option<String>,
+    /// … for this host
+    #[arg(long, value_name = "HOST", help_heading = "HTTP")]
+    host: Option<String>,
+    /// … with this header field; may be repeated
+    #[arg(long, value_name = "NAME: VALUE", help_heading = "HTTP")]
+    header: Vec<String>,
+    /// How to show the answer
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+impl Args {
+    pub(super) fn run(self) -> Outcome {
+        let world = World::from_manifest(&manifest(&self.files)?).map_err(Failure::configuration)?;
+        for problem in &world.problems {
+            tracing::warn!("{problem}");
+        }
+        let explanation = world.why(&self.question()).map_err(Failure::usage)?;
+        print(&explanation, self.output).map_err(Failure::unavailable)?;
+        if explanation.verdict == "ALLOW" {
+            Ok(())
+        } else {
+            Err(Failure::finding())
+        }
+    }
+
+    fn question(&self) -> Question {
+        let asked = self.method.is_some() || self.path.is_some() || self.host.is_some() || !self.header.is_empty();
+        let http = asked.then(|| HttpQuestion {
+            method: self.method.clone().unwrap_or_else(|| "GET".to_owned()),
+            path: self.path.clone().unwrap_or_else(|| "/".to_owned()),
+            host: self.host.clone().unwrap_or_default(),
+            headers: headers(&self.header),
+        });
+        Question {
+            from: self.from.clone(),
+            to: self.to.clone(),
+            http,
+            plaintext: self.plaintext,
+        }
+    }
+}
+
+fn print(explanation: &Explanation, output: Output) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if output != Output::Table {
+        serde_json::to_writer_pretty(&mut out, explanation)?;
+        return writeln!(out);
+    }
+    writeln!(
+        out,
+        "{}  {} → {}",
+        explanation.verdict, explanation.from, explanation.to
+    )?;
+    let by = explanation.by.as_ref().map(|by| format!(" ({by})")).unwrap_or_default();
+    writeln!(out, "  because {}{by}", explanation.why)?;
+    for gate in &explanation.gates {
+        let by = gate.by.as_ref().map(|by| format!(" ({by})")).unwrap_or_default();
+        writeln!(out, "  {:<22} {:<5} {}{by}", gate.gate, gate.verdict, gate.why)?;
+    }
+    if let Some(nearest) = &explanation.nearest {
+        writeln!(out, "  nearest: {} would allow it, if", nearest.rule)?;
+        for failed in &nearest.failed {
+            writeln!(out, "    {failed}")?;
+        }
+    }
+    for note in &explanation.notes {
+        writeln!(out, "  note: {note}")?;
+    }
+    Ok(())
+}
