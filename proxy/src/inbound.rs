@@ -231,34 +231,44 @@ async fn identified(shared: &Shared, tcp: TcpStream, received: Vec<u8>) -> Resul
 /// `squire-tls/1`: the link is the application connection.
 async fn only_one(shared: &Arc<Shared>, mut link: Box<Link>, session: Session, since: Instant, arrival: Arrival) {
     let record = arrival.record(shared, shared.next_id(), since, session.facts(Framing::Plain));
-    if application(shared, &mut link, 0, record, &session, arrival).await == After::Usable {
+    if application(shared, &mut link, 0, record, &session, arrival).await == After::Complete {
         link.close();
     }
 }
 
 /// `squire/1`: application connections until the peer closes the link or we want it gone.
 async fn one_after_another(shared: &Arc<Shared>, mut link: Box<Link>, mut session: Session, arrival: Arrival) {
-    let mut last_sequence = None;
+    let mut last = None;
     loop {
-        let next = Box::pin(next_open(shared, &mut link, last_sequence)).await;
+        let next = Box::pin(next_open(shared, &mut link, last)).await;
         let Some((sequence, id)) = next else {
             return link.close();
         };
-        last_sequence = Some(sequence);
         let record = arrival.record(shared, id, Instant::now(), session.facts(Framing::Squire));
-        if application(shared, &mut link, sequence, record, &session, arrival).await == After::Broken {
+        let after = application(shared, &mut link, sequence, record, &session, arrival).await;
+        if after == After::Broken || link.flush().await.is_err() {
             return;
         }
-        if link.flush().await.is_err() {
-            return;
-        }
+        last = Some(Last {
+            sequence,
+            complete: after == After::Complete,
+        });
         session.served = true;
         session.handshake = None;
     }
 }
 
+/// The application connection that went before on the same link.
+#[derive(Clone, Copy)]
+struct Last {
+    sequence: u32,
+    /// Both halves were closed in order; otherwise we have sent RESET, and what still comes of it is nobody's.
+    complete: bool,
+}
+
 /// Waits for the next OPEN. `None`: there will be none.
-async fn next_open(shared: &Shared, link: &mut Link, last_sequence: Option<u32>) -> Option<(u32, u64)> {
+async fn next_open(shared: &Shared, link: &mut Link, last: Option<Last>) -> Option<(u32, u64)> {
+    let aborted = last.is_some_and(|last| !last.complete);
     let mut patience = LINK_IDLE;
     loop {
         let event = tokio::select! {
@@ -272,25 +282,31 @@ async fn next_open(shared: &Shared, link: &mut Link, last_sequence: Option<u32>)
         };
         match event {
             Event::Open { sequence, id } => return Some((sequence, id)),
-            // Of an application connection that has been reset here: nobody wants them any more.
-            Event::Data if last_sequence.is_some() => link.discard(),
-            Event::Fin if last_sequence.is_some() => {}
-            Event::Reset { sequence, .. } if last_sequence == Some(sequence) => {
-                link.push(Control::Reset {
-                    sequence,
-                    reason: ResetReason::Aborted,
-                });
-                link.flush().await.ok()?;
+            Event::Data if aborted => link.discard(),
+            Event::Fin if aborted => {}
+            Event::Reset { sequence, .. } if last.is_some_and(|last| last.sequence == sequence) => {
+                // Ours has been sent already, or the peer gave up before it saw our FIN: then it waits for an answer.
+                if !aborted {
+                    link.push(Control::Reset {
+                        sequence,
+                        reason: ResetReason::Aborted,
+                    });
+                    link.flush().await.ok()?;
+                }
             }
             Event::Data | Event::Fin | Event::Reset { .. } | Event::GoAway | Event::Closed { .. } => return None,
         }
     }
 }
 
-/// Whether a link can carry another application connection.
+/// What an application connection leaves of its link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum After {
-    Usable,
+    /// Both halves were closed in order.
+    Complete,
+    /// RESET is on its way; the link can carry the next one.
+    Reset,
+    /// The link is of no further use.
     Broken,
 }
 
@@ -363,10 +379,10 @@ fn decide(shared: &Shared, record: &Record, arrival: &Arrival, peer: Option<&Ver
     result
 }
 
-/// What an interrupted or finished application connection leaves of its link.
+/// How an application connection ended, and what follows for its link.
 fn ended(link: &mut Link, sequence: u32, forwarded: Result<(), Interrupted>) -> (After, Outcome) {
     let Err(interrupted) = forwarded else {
-        return (After::Usable, Outcome::Complete);
+        return (After::Complete, Outcome::Complete);
     };
     let after = match &interrupted {
         Interrupted::Link(_) | Interrupted::Far(_) => After::Broken,
@@ -384,7 +400,7 @@ fn reset(link: &mut Link, sequence: u32, reason: ResetReason) -> After {
     match link.framing() {
         Framing::Squire => {
             link.push(Control::Reset { sequence, reason });
-            After::Usable
+            After::Reset
         }
         Framing::Plain => {
             // Nothing may look like an orderly end: no close_notify, and RST instead of FIN.

@@ -201,9 +201,8 @@ impl Pool {
                 entry.last_used = Some(Instant::now());
                 entry.idle.pop()?.leased
             };
-            let event = if leased.generation != generation {
-                LinkEvent::Superseded
-            } else if grounds(&self.state.borrow(), &leased.peer, SystemTime::now()).is_err() {
+            let trusted = || grounds(&self.state.borrow(), &leased.peer, SystemTime::now()).is_ok();
+            let event = if leased.generation != generation || !trusted() {
                 LinkEvent::Superseded
             } else if !alive(&mut leased.link) {
                 LinkEvent::Lost
