@@ -1,5 +1,5 @@
 //! Starts and ends the data path: opens the listeners, serves what they accept, and drains in order (stop accepting, let
-//! what is under way finish, cut the rest). The pages of a connection are [`crate::inbound`] and [`crate::outbound`].
+//! what is under way finish, cut the rest). The pages of a connection are `inbound.rs` and `outbound.rs`.
 
 use std::{
     io,

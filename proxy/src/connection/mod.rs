@@ -1,5 +1,5 @@
 //! The record of one connection, from accept to its end: who, where, how, how much. Metrics, access log and
-//! `/connections` all read this one value. [`Record::close`] ends it; dropping it does the same with a worse reason.
+//! `/connections` all read this one value. `Record::close` ends it; dropping it does the same with a worse reason.
 
 mod cut;
 mod facts;
