@@ -1,6 +1,10 @@
 //! Why a control plane does not start, or ends.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use crate::config::Mistakes;
 
@@ -22,14 +26,14 @@ pub enum ControlError {
     #[error("tokens cannot be accepted: {0}")]
     Tokens(String),
     /// An address cannot be listened on.
-    #[error("{what} cannot listen on {address}: {source}{}", hint(.source))]
+    #[error("{what} cannot listen on {address}: {why}{}", hint(.why))]
     Listen {
         /// Which endpoint, and the option that sets it.
         what: &'static str,
         /// The address.
         address: SocketAddr,
         /// Why.
-        source: io::Error,
+        why: io::Error,
     },
     /// The gRPC server failed.
     #[error("the gRPC endpoint failed: {0}")]
@@ -46,6 +50,19 @@ pub enum ControlError {
 }
 
 impl ControlError {
+    /// The CA's own errors mostly begin with its directory: it is not said twice.
+    pub(crate) fn ca(dir: &Path, error: &impl std::fmt::Display) -> Self {
+        let text = error.to_string();
+        let why = text
+            .strip_prefix(&format!("{}: ", dir.display()))
+            .unwrap_or(&text)
+            .to_owned();
+        Self::Ca {
+            dir: dir.to_owned(),
+            why,
+        }
+    }
+
     /// Whether somebody has to change the configuration or the state it names (exit code 78), rather than wait for
     /// something to become available (69).
     pub fn is_configuration(&self) -> bool {

@@ -67,16 +67,10 @@ impl Issuing {
         let opened = tokio::task::spawn_blocking(move || open_or_found(&dir, &domain)).await;
         let (ca, store) = opened
             .map_err(|_| ControlError::Interrupted("opening the CA"))?
-            .map_err(|error| ControlError::Ca {
-                dir: config.ca_dir.clone(),
-                why: error.to_string(),
-            })?;
+            .map_err(|error| ControlError::ca(&config.ca_dir, &error))?;
         let id = own_id(config)?;
         let svid = ca.issue_own(id.clone(), None, SystemTime::now()).await;
-        let svid = svid.map_err(|error| ControlError::Ca {
-            dir: config.ca_dir.clone(),
-            why: error.to_string(),
-        })?;
+        let svid = svid.map_err(|error| ControlError::ca(&config.ca_dir, &error))?;
         let bundles = ca.watch_bundle();
         let first = settings(&Arc::new(svid.clone()), &bundles.borrow());
         let (sender, tls) = watch::channel(Arc::new(first));
@@ -136,12 +130,8 @@ impl Issuing {
 
 /// Our own identity, which proxies expect when they dial.
 fn own_id(config: &Config) -> Result<SpiffeId, ControlError> {
-    SpiffeId::workload(&config.trust_domain, ports::SYSTEM_NAMESPACE, ports::CONTROL_ACCOUNT).map_err(|error| {
-        ControlError::Ca {
-            dir: config.ca_dir.clone(),
-            why: error.to_string(),
-        }
-    })
+    SpiffeId::workload(&config.trust_domain, ports::SYSTEM_NAMESPACE, ports::CONTROL_ACCOUNT)
+        .map_err(|error| ControlError::ca(&config.ca_dir, &error))
 }
 
 type Opened = (Arc<CertificateAuthority>, Arc<DirStore>);

@@ -220,7 +220,7 @@ async fn sweep(reports: Arc<Reports>, stop: CancellationToken) {
 async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, ControlError> {
     TcpListener::bind(address)
         .await
-        .map_err(|source| ControlError::Listen { what, address, source })
+        .map_err(|why| ControlError::Listen { what, address, why })
 }
 
 fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
