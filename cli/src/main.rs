@@ -5,7 +5,9 @@
 
 mod ca;
 mod control;
+mod demo;
 mod exit;
+mod fetch;
 mod id;
 mod logs;
 mod output;
@@ -17,6 +19,7 @@ use clap::{Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
+  squire demo                                a whole mesh on this machine, no root needed
   squire control --dir mesh/                 a control plane for the objects in mesh/, with its own CA
   squire ca status --dir mesh-ca             what its CA holds, and until when
   squire policy check -f mesh/               what is wrong with the policies in mesh/
@@ -37,6 +40,9 @@ struct Cli {
 enum Command {
     Ca(ca::Args),
     Control(control::Args),
+    Demo(demo::Args),
+    DemoApp(demo::app::Args),
+    DemoLeash(demo::leash::Args),
     Id(id::Args),
     Policy(policy::Args),
 }
@@ -46,6 +52,9 @@ impl Command {
         match self {
             Self::Ca(args) => args.run(),
             Self::Control(args) => args.run(),
+            Self::Demo(args) => args.run(),
+            Self::DemoApp(args) => args.run(),
+            Self::DemoLeash(args) => args.run(),
             Self::Id(args) => args.run(),
             Self::Policy(args) => args.run(),
         }
