@@ -4,6 +4,7 @@
 //! A new command is one `mod`, one variant of [`Command`] and one line in [`Command::run`].
 
 mod ca;
+mod connections;
 mod control;
 mod demo;
 mod exit;
@@ -23,6 +24,7 @@ Examples:
   squire control --dir mesh/                 a control plane for the objects in mesh/, with its own CA
   squire ca status --dir mesh-ca             what its CA holds, and until when
   squire policy check -f mesh/               what is wrong with the policies in mesh/
+  squire connections shop/db --watch         live connections, with identities, bytes and verdict
   squire control --help                      every command has its own help, with examples
 
 Exit codes: 0 ok, 1 finding or denied, 2 usage, 69 unavailable, 78 configuration.
@@ -39,6 +41,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Ca(ca::Args),
+    Connections(connections::Args),
     Control(control::Args),
     Demo(demo::Args),
     DemoApp(demo::app::Args),
@@ -51,6 +54,7 @@ impl Command {
     fn run(self) -> exit::Outcome {
         match self {
             Self::Ca(args) => args.run(),
+            Self::Connections(args) => args.run(),
             Self::Control(args) => args.run(),
             Self::Demo(args) => args.run(),
             Self::DemoApp(args) => args.run(),
