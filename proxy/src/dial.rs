@@ -22,7 +22,7 @@ use crate::{
     credentials::Credentials,
     link::{Framing, Link, framing_of},
     metrics::Metrics,
-    outcome::dial_label,
+    outcome::dial_reason,
     socket, sys,
     tls::handshake::{self, HandshakeError, Parameters},
 };
@@ -114,7 +114,7 @@ impl Dialer {
         let started = Instant::now();
         let shaken = timeout(limit, Box::pin(handshake::connect(config, tcp, credentials.engine))).await;
         let failed = |error: DialError| {
-            self.metrics.handshake_failed("client", dial_label(&error));
+            self.metrics.handshake_failed("client", dial_reason(&error));
             error
         };
         let established = shaken

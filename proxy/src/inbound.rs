@@ -24,7 +24,7 @@ use crate::{
         frame::{Control, ResetReason},
         framing_of,
     },
-    outcome::Outcome,
+    outcome::{Outcome, handshake_reason},
     shared::Shared,
     socket,
     tls::handshake::{self, Parameters},
@@ -168,7 +168,7 @@ async fn mutual_tls(shared: &Arc<Shared>, tcp: TcpStream, received: Vec<u8>, sin
     let (link, session) = match shaken {
         Ok(established) => established,
         Err(outcome) => {
-            shared.metrics.handshake_failed("server", outcome.label());
+            shared.metrics.handshake_failed("server", handshake_reason(&outcome));
             return arrival.refuse(shared, since, &outcome);
         }
     };

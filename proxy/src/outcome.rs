@@ -3,8 +3,6 @@
 
 use std::io;
 
-use squire_mesh::tls::identify_error;
-
 use crate::{
     connection::Cut,
     dial::DialError,
@@ -168,6 +166,35 @@ impl Outcome {
     }
 }
 
+/// Why a handshake failed, for its metric: what is wrong with the certificate where that is to blame, the outcome's
+/// label otherwise. Both are closed sets.
+pub(crate) fn handshake_reason(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Handshake(error) => certificate_fault(error).unwrap_or_else(|| handshake_label(error)),
+        other => other.label(),
+    }
+}
+
+/// As [`handshake_reason`], for a handshake that we began.
+pub(crate) fn dial_reason(error: &DialError) -> &'static str {
+    match error {
+        DialError::Handshake(error) => certificate_fault(error).unwrap_or_else(|| handshake_label(error)),
+        DialError::Peer { source, .. } => source.label(),
+        other => dial_label(other),
+    }
+}
+
+fn certificate_fault(error: &HandshakeError) -> Option<&'static str> {
+    match error {
+        HandshakeError::Identity(error) => Some(error.label()),
+        HandshakeError::Io(_)
+        | HandshakeError::Closed
+        | HandshakeError::Tls(_)
+        | HandshakeError::TooLarge
+        | HandshakeError::Records(_) => None,
+    }
+}
+
 /// The closed label of a failed dial.
 pub(crate) fn dial_label(error: &DialError) -> &'static str {
     match error {
@@ -192,7 +219,6 @@ pub(crate) fn handshake_label(error: &HandshakeError) -> &'static str {
             rustls::Error::NoCertificatesPresented => "no_certificate",
             rustls::Error::NoApplicationProtocol => "no_protocol",
             rustls::Error::PeerIncompatible(_) => "tls_incompatible",
-            error if identify_error(error).is_some() => "peer_identity",
             _ => "handshake_failed",
         },
     }

@@ -11,6 +11,7 @@ use rustls::{
     server::UnbufferedServerConnection,
     unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus},
 };
+use squire_mesh::tls::identify_error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -41,18 +42,28 @@ pub(crate) enum HandshakeError {
     /// The peer closed before the handshake was over.
     #[error("the peer closed the connection during the TLS handshake")]
     Closed,
-    /// rustls, or our verifier inside it, refused.
+    /// rustls refused.
     #[error("TLS handshake: {0}")]
-    Tls(#[from] rustls::Error),
+    Tls(rustls::Error),
     /// More bytes than any honest handshake has.
     #[error("the peer sent more than {MAX_HANDSHAKE} bytes without finishing the TLS handshake")]
     TooLarge,
-    /// The certificate did not stand a second look.
+    /// Our verifier inside rustls refused the certificate, or it did not stand a second look.
     #[error(transparent)]
     Identity(#[from] squire_mesh::svid::IdentifyError),
     /// The established keys could not be taken over.
     #[error(transparent)]
     Records(#[from] RecordError),
+}
+
+/// What our verifier said is taken out of rustls' wrapping, so that people read it in its own words.
+impl From<rustls::Error> for HandshakeError {
+    fn from(error: rustls::Error) -> Self {
+        match identify_error(&error) {
+            Some(identity) => Self::Identity(identity.clone()),
+            None => Self::Tls(error),
+        }
+    }
 }
 
 /// An established connection: everything later steps need of the handshake.
