@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Read as _, Seek as _},
     path::{Path, PathBuf},
     process::ExitStatus,
 };
@@ -43,15 +43,17 @@ pub fn raise_file_limit() {
 pub struct Process {
     name: String,
     child: Child,
-    log: PathBuf,
+    /// Readable also when the directory it was in is gone, as it is when a test fails.
+    log: File,
 }
 
 impl Process {
     /// Starts `command` with its output in `dir`.
     #[must_use]
     pub fn start(name: &str, command: &mut Command, dir: &Path) -> Self {
-        let log = dir.join(format!("{name}.log"));
-        let file = File::options().create(true).append(true).open(&log).unwrap();
+        let path = dir.join(format!("{name}.log"));
+        let file = File::options().create(true).append(true).open(&path).unwrap();
+        let log = File::open(&path).unwrap();
         command.stdin(std::process::Stdio::null());
         command
             .stdout(file.try_clone().unwrap())
@@ -76,7 +78,10 @@ impl Process {
     /// Everything it has written, on standard output and standard error.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+        let (mut file, mut bytes) = (&self.log, Vec::new());
+        file.rewind().unwrap();
+        file.read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Waits until a line of its output contains all of these texts.

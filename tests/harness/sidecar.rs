@@ -2,9 +2,9 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs::{self, File},
+    io::{Read as _, Seek as _},
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
 };
 
 use serde_json::Value;
@@ -125,6 +125,9 @@ impl<'m> Pod<'m> {
                 shell
             }
         };
+        let log = dir.join("access.jsonl");
+        drop(File::options().create(true).append(true).open(&log).unwrap());
+        let log = File::open(log).unwrap();
         let process = Process::start(
             &format!("proxy-{}", self.name),
             command.args(arguments),
@@ -134,7 +137,7 @@ impl<'m> Pod<'m> {
             process,
             address,
             outbound,
-            access_log: dir.join("access.jsonl"),
+            access_log: AccessLog(log),
         }
     }
 
@@ -182,7 +185,31 @@ pub struct Sidecar {
     /// The pod's address.
     pub address: IpAddr,
     outbound: HashMap<String, SocketAddr>,
-    access_log: PathBuf,
+    access_log: AccessLog,
+}
+
+/// Its file, which is shown when a test fails.
+#[derive(Debug)]
+struct AccessLog(File);
+
+impl AccessLog {
+    fn lines(&self) -> Vec<String> {
+        let (mut file, mut text) = (&self.0, String::new());
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let lines = self.lines();
+            let last = &lines[lines.len().saturating_sub(20)..];
+            eprintln!("--- an access log\n{}\n", last.join("\n"));
+        }
+    }
 }
 
 impl Sidecar {
@@ -250,9 +277,8 @@ impl Sidecar {
     /// The lines of its access log so far.
     #[must_use]
     pub fn access_log(&self) -> Vec<Value> {
-        let text = fs::read_to_string(&self.access_log).unwrap_or_default();
-        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let lines = self.access_log.lines();
+        lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Waits for an access-log line whose fields have these values.

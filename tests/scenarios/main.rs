@@ -3,3 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
 mod connections;
+mod hostile;
+mod identity;
+mod peers;
