@@ -1,11 +1,7 @@
 //! `squire id`: what an identity or a certificate says of itself. Nothing is verified here: who signed a certificate is
 //! not looked at.
 
-use std::{
-    fs,
-    io::{self, Write},
-    time::SystemTime,
-};
+use std::{fs, time::SystemTime};
 
 use anyhow::{Context as _, anyhow};
 use clap::Subcommand;
@@ -15,7 +11,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     exit::{Failure, Outcome},
-    policy::Output,
+    output::{Format, show},
 };
 
 const EXAMPLES: &str = "\
@@ -49,7 +45,7 @@ struct Inspect {
     leaf: bool,
     /// How to show the result
     #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
+    output: Format,
     /// A SPIFFE ID, or a PEM file
     #[arg(value_name = "SPIFFE-ID | CERT.pem", allow_hyphen_values = true)]
     subject: String,
@@ -76,7 +72,7 @@ impl Inspect {
         } else {
             spiffe_id(&self.subject, self.leaf)
         };
-        print(&found, self.output).map_err(Failure::unavailable)?;
+        show(self.output, &document(&found), |_| lines(&found))?;
         if found.reason.is_none() {
             Ok(())
         } else {
@@ -150,29 +146,24 @@ fn time(time: SystemTime) -> String {
         .unwrap_or_else(|_| "out of range".to_owned())
 }
 
-fn print(found: &Found, output: Output) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    let valid = found.reason.is_none();
-    if output != Output::Table {
-        let mut document = json!({ "valid": valid });
-        if let Value::Object(map) = &mut document {
-            map.extend(
-                found
-                    .facts
-                    .iter()
-                    .map(|(name, value)| ((*name).to_owned(), json!(value))),
-            );
-            map.extend(found.reason.iter().map(|reason| ("reason".to_owned(), json!(reason))));
-        }
-        serde_json::to_writer_pretty(&mut out, &document)?;
-        return writeln!(out);
+fn document(found: &Found) -> Value {
+    let mut document = json!({ "valid": found.reason.is_none() });
+    if let Value::Object(map) = &mut document {
+        map.extend(
+            found
+                .facts
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), json!(value))),
+        );
+        map.extend(found.reason.iter().map(|reason| ("reason".to_owned(), json!(reason))));
     }
-    for (name, value) in &found.facts {
-        writeln!(out, "{name:<15} {value}")?;
-    }
-    writeln!(out, "{:<15} {valid}", "valid")?;
-    match &found.reason {
-        Some(reason) => writeln!(out, "{:<15} {reason}", "reason"),
-        None => Ok(()),
-    }
+    document
+}
+
+fn lines(found: &Found) -> String {
+    let line = |name: &str, value: &str| format!("{name:<15} {value}\n");
+    let facts = found.facts.iter().map(|(name, value)| line(name, value));
+    let valid = line("valid", if found.reason.is_none() { "yes" } else { "no" });
+    let reason = found.reason.iter().map(|reason| line("reason", reason));
+    facts.chain([valid]).chain(reason).collect()
 }

@@ -4,11 +4,12 @@
 mod check;
 mod eval;
 mod normalize;
+mod page;
 mod why;
 
 use std::path::PathBuf;
 
-use clap::{Subcommand, ValueEnum};
+use clap::Subcommand;
 use squire_control::manifest::Manifest;
 
 use crate::exit::{Failure, Outcome};
@@ -27,18 +28,6 @@ enum PolicyCommand {
     Eval(eval::Args),
     Normalize(normalize::Args),
     Why(Box<why::Args>),
-}
-
-/// How results are shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum Output {
-    /// Lines for people
-    #[default]
-    Table,
-    /// One JSON document
-    Json,
-    /// One YAML document (JSON is YAML)
-    Yaml,
 }
 
 impl Args {

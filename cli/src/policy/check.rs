@@ -1,14 +1,14 @@
 //! `squire policy check`: what an API server would say of these policies.
 
-use std::{
-    io::{self, Write},
-    path::PathBuf,
-};
+use std::{fmt::Write as _, path::PathBuf};
 
 use squire_control::policy::check::{Checked, check};
 
-use super::{Output, manifest};
-use crate::exit::{Failure, Outcome};
+use super::manifest;
+use crate::{
+    exit::{Failure, Outcome},
+    output::{Format, show},
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,36 +27,33 @@ pub(super) struct Args {
     files: Vec<PathBuf>,
     /// How to show the result
     #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
+    output: Format,
 }
 
 impl Args {
     pub(super) fn run(self) -> Outcome {
         let checked = check(&manifest(&self.files)?);
-        print(&checked, self.output).map_err(Failure::unavailable)?;
+        show(self.output, &checked, lines)?;
         if checked.valid { Ok(()) } else { Err(Failure::finding()) }
     }
 }
 
-fn print(checked: &Checked, output: Output) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    if output != Output::Table {
-        serde_json::to_writer_pretty(&mut out, checked)?;
-        return writeln!(out);
-    }
+fn lines(checked: &Checked) -> String {
+    let mut text = String::new();
     for problem in &checked.problems {
-        writeln!(out, "{problem}")?;
+        text.push_str(&format!("{problem}\n"));
     }
     let verdict = if checked.valid { "valid" } else { "not valid" };
     let policies = if checked.policies == 1 { "policy" } else { "policies" };
-    write!(out, "{} {policies}: {verdict}", checked.policies)?;
+    // Writing to a String does not fail.
+    let _ = write!(text, "{} {policies}: {verdict}", checked.policies);
     if !checked.ignored.is_empty() {
         let kinds: Vec<_> = checked
             .ignored
             .iter()
             .map(|(kind, count)| format!("{count} {kind}"))
             .collect();
-        write!(out, " (passed over: {})", kinds.join(", "))?;
+        let _ = write!(text, " (passed over: {})", kinds.join(", "));
     }
-    writeln!(out)
+    text + "\n"
 }

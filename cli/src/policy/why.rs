@@ -1,20 +1,23 @@
 //! `squire policy why`: may this one talk to that one, and which rule says so?
 
-use std::{
-    io::{self, Write},
-    path::PathBuf,
-};
+use std::{fmt::Write as _, path::PathBuf};
+
+use anyhow::anyhow;
 
 use squire_control::policy::why::{Explanation, HttpQuestion, Question, World, headers};
 
-use super::{Output, manifest};
-use crate::exit::{Failure, Outcome};
+use super::{manifest, page};
+use crate::{
+    exit::{Failure, Outcome},
+    output::{Format, show},
+};
 
 const EXAMPLES: &str = "\
 Examples:
   squire policy why -f mesh/ --from shop/web-1 --to shop/db:5432
   squire policy why -f mesh/ --from spiffe://cluster.local/ns/shop/sa/web --to shop/api:http --method GET --path /orders
   squire policy why -f mesh/ --from 203.0.113.7 --to shop/web:80 --plaintext
+  squire policy why --control 127.0.0.1:15014 --from shop/web-1 --to shop/db:5432
 
 Exit code 0 if it is allowed, 1 if it is denied.";
 
@@ -23,8 +26,11 @@ Exit code 0 if it is allowed, 1 if it is denied.";
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// Files or directories with policies and workloads (Pod, Service, EndpointSlice, WorkloadEntry, Namespace)
-    #[arg(short = 'f', long = "file", value_name = "PATH", required = true, num_args = 1..)]
+    #[arg(short = 'f', long = "file", value_name = "PATH", num_args = 1.., required_unless_present = "control")]
     files: Vec<PathBuf>,
+    /// The admin endpoint of a running control plane, instead of files
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "files")]
+    control: Option<String>,
     /// Who opens the connection: a SPIFFE ID, a workload (namespace/name) or an address
     #[arg(long, value_name = "ID")]
     from: String,
@@ -48,17 +54,23 @@ pub(super) struct Args {
     header: Vec<String>,
     /// How to show the answer
     #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
+    output: Format,
 }
 
 impl Args {
     pub(super) fn run(self) -> Outcome {
-        let world = World::from_manifest(&manifest(&self.files)?).map_err(Failure::configuration)?;
+        let world = match &self.control {
+            Some(address) => World::from_control_plane(&page::get(address, "/debug/objects")?),
+            None => World::from_manifest(&manifest(&self.files)?),
+        };
+        let world = world.map_err(Failure::configuration)?;
         for problem in &world.problems {
             tracing::warn!("{problem}");
         }
-        let explanation = world.why(&self.question()).map_err(Failure::usage)?;
-        print(&explanation, self.output).map_err(Failure::unavailable)?;
+        let explanation = world
+            .why(&self.question())
+            .map_err(|error| Failure::usage(anyhow!(error)))?;
+        show(self.output, &explanation, lines)?;
         if explanation.verdict == "ALLOW" {
             Ok(())
         } else {
@@ -83,31 +95,34 @@ impl Args {
     }
 }
 
-fn print(explanation: &Explanation, output: Output) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    if output != Output::Table {
-        serde_json::to_writer_pretty(&mut out, explanation)?;
-        return writeln!(out);
-    }
-    writeln!(
-        out,
+fn lines(explanation: &Explanation) -> String {
+    let mut text = String::new();
+    // Writing to a String does not fail.
+    let mut line = |line: String| {
+        let _ = writeln!(text, "{line}");
+    };
+    let by = |by: &Option<String>| by.as_ref().map(|by| format!(" ({by})")).unwrap_or_default();
+    line(format!(
         "{}  {} → {}",
         explanation.verdict, explanation.from, explanation.to
-    )?;
-    let by = explanation.by.as_ref().map(|by| format!(" ({by})")).unwrap_or_default();
-    writeln!(out, "  because {}{by}", explanation.why)?;
+    ));
+    line(format!("  because {}{}", explanation.why, by(&explanation.by)));
     for gate in &explanation.gates {
-        let by = gate.by.as_ref().map(|by| format!(" ({by})")).unwrap_or_default();
-        writeln!(out, "  {:<22} {:<5} {}{by}", gate.gate, gate.verdict, gate.why)?;
+        line(format!(
+            "  {:<22} {:<5} {}{}",
+            gate.gate,
+            gate.verdict,
+            gate.why,
+            by(&gate.by)
+        ));
     }
     if let Some(nearest) = &explanation.nearest {
-        writeln!(out, "  nearest: {} would allow it, if", nearest.rule)?;
-        for failed in &nearest.failed {
-            writeln!(out, "    {failed}")?;
-        }
+        line(format!("  nearest: {} would allow it, if", nearest.rule));
+        nearest.failed.iter().for_each(|failed| line(format!("    {failed}")));
     }
-    for note in &explanation.notes {
-        writeln!(out, "  note: {note}")?;
-    }
-    Ok(())
+    explanation
+        .notes
+        .iter()
+        .for_each(|note| line(format!("  note: {note}")));
+    text
 }

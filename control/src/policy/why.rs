@@ -2,6 +2,8 @@
 //! decided, and for a denial the rule that came nearest to allowing it. The decision is `mesh::policy`'s; this finds the
 //! two ends among the objects and puts the answer into words.
 
+mod live;
+
 use std::net::IpAddr;
 
 use serde::Serialize;
@@ -64,6 +66,9 @@ pub enum WhyError {
     /// No port, or not one.
     #[error("to: {0:?} has no port: write namespace/name:port")]
     Port(String),
+    /// A page that is not what a control plane of this version shows.
+    #[error("the control plane's /debug/objects cannot be read: {0}; is it of the same version?")]
+    Page(String),
     /// A trust domain that is not one.
     #[error("the mesh settings have no valid trust domain: {0}")]
     TrustDomain(String),
@@ -156,6 +161,25 @@ impl World {
         };
         let mesh = compile::mesh(&inventory, &settings, &mut interner);
         let (policies, found) = PolicySet::from_objects(&manifest.objects, config);
+        problems.extend(found);
+        Ok(Self {
+            mesh,
+            policies,
+            problems,
+        })
+    }
+
+    /// From what a running control plane shows at `/debug/objects`, in the trust domain it signs for.
+    ///
+    /// # Errors
+    /// When the page is not one of this version.
+    pub fn from_control_plane(page: &str) -> Result<Self, WhyError> {
+        let (mesh, objects) = live::read(page).map_err(WhyError::Page)?;
+        let (mut config, mut problems) = MeshConfig::from_objects(&objects);
+        if let Some(id) = mesh.workloads.values().find_map(|workload| workload.identity.as_ref()) {
+            config.trust_domain = id.trust_domain().as_str().to_owned();
+        }
+        let (policies, found) = PolicySet::from_objects(&objects, config);
         problems.extend(found);
         Ok(Self {
             mesh,
