@@ -64,9 +64,6 @@ impl Args {
             None => World::from_manifest(&manifest(&self.files)?),
         };
         let world = world.map_err(Failure::configuration)?;
-        for problem in &world.problems {
-            tracing::warn!("{problem}");
-        }
         let explanation = world
             .why(&self.question())
             .map_err(|error| Failure::usage(anyhow!(error)))?;
@@ -116,7 +113,7 @@ fn lines(explanation: &Explanation) -> String {
             by(&gate.by)
         ));
     }
-    if let Some(nearest) = &explanation.nearest {
+    for nearest in &explanation.nearest {
         line(format!("  nearest: {} would allow it, if", nearest.rule));
         nearest.failed.iter().for_each(|failed| line(format!("    {failed}")));
     }

@@ -90,9 +90,9 @@ pub struct Explanation {
     pub why: String,
     /// Every gate, in the order they are passed.
     pub gates: Vec<GateLine>,
-    /// For a denial: the rule that came nearest to allowing it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub nearest: Option<NearestLine>,
+    /// For a denial: at each gate that denies, the rule that came nearest to allowing it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nearest: Vec<NearestLine>,
     /// What else a person should know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -220,6 +220,10 @@ impl World {
         };
 
         let mut notes = Vec::new();
+        if !self.problems.is_empty() {
+            let count = self.problems.len();
+            notes.push(format!("{count} problems in these objects: see squire policy check"));
+        }
         if !mutual_tls {
             notes.push("the connection is plaintext: the source has no identity that policies could match".to_owned());
         }
@@ -412,12 +416,17 @@ impl Tables {
             by: decision.by.as_ref().map(ToString::to_string),
             why: decision.why.to_string(),
         });
+        let denials = [&gates.egress, &gates.ingress, &gates.authorization];
+        let nearest = denials
+            .into_iter()
+            .filter_map(|decision| self.nearest(decision, request));
+        let nearest = nearest.map(NearestLine::from).collect();
         let decision = gates.into_decision();
         Explanation {
             verdict: decision.verdict.as_str(),
             from: String::new(),
             to: String::new(),
-            nearest: self.nearest(&decision, request).map(NearestLine::from),
+            nearest,
             by: decision.by.map(|by| by.to_string()),
             why: decision.why.to_string(),
             gates: lines.into(),

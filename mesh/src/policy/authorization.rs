@@ -155,6 +155,12 @@ pub struct Condition {
     pub attribute: Attribute,
 }
 
+/// The values of a text attribute.
+pub type Texts = Box<[TextMatch]>;
+
+/// The names that lead to a claim, from the outside in.
+pub type ClaimPath = Box<[Box<str>]>;
+
 /// An attribute with the values that match it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attribute {
@@ -183,11 +189,11 @@ pub enum Attribute {
     /// Normalised path without the query.
     Path(Box<[PathMatch]>),
     /// A header field, by its lower-case name.
-    Header(Box<str>, Box<[TextMatch]>),
+    Header(Box<(Box<str>, Texts)>),
     /// Server name in the ClientHello.
     Sni(Box<[TextMatch]>),
     /// A claim of the request's token, by the path to it.
-    Claim(Box<[Box<str>]>, Box<[TextMatch]>),
+    Claim(Box<(ClaimPath, Texts)>),
     /// An attribute that this mesh never has (`experimental.envoy.filters.*`): always missing.
     Absent(Box<str>),
 }

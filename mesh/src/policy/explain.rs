@@ -76,13 +76,13 @@ pub fn nearest_egress(table: &Table, request: &Request<'_>) -> Option<Nearest> {
 }
 
 fn failed_in(rule: &Rule, request: &Request<'_>, context: &Context<'_, '_>) -> Vec<Failed> {
+    let mut failed = Vec::new();
     if rule.is_http_only() && matches!(context.layer, Layer::Bytes) {
-        let wanted = "an HTTP request (the rule has HTTP-only fields)".to_owned();
-        return vec![Failed {
+        failed.push(Failed {
             part: "rule",
-            wanted,
+            wanted: "an HTTP request (the rule has HTTP-only fields)".to_owned(),
             found: "the connection carries bytes".to_owned(),
-        }];
+        });
     }
     let of = |part, conditions: &[Condition]| -> Vec<Failed> {
         let failed = conditions
@@ -103,7 +103,7 @@ fn failed_in(rule: &Rule, request: &Request<'_>, context: &Context<'_, '_>) -> V
             .min_by_key(Vec::len)
             .unwrap_or_default()
     };
-    let mut failed = best("from.source", rule.sources());
+    failed.extend(best("from.source", rule.sources()));
     failed.extend(best("to.operation", rule.operations()));
     failed.extend(of("when", rule.when()));
     failed
@@ -228,9 +228,9 @@ impl fmt::Display for Condition {
             Attribute::Method(values) => ("method".to_owned(), listed(values)),
             Attribute::Host(values) => ("host".to_owned(), listed(values)),
             Attribute::Path(values) => ("path".to_owned(), listed(values)),
-            Attribute::Header(name, values) => (format!("header {name}"), listed(values)),
+            Attribute::Header(named) => (format!("header {}", named.0), listed(&named.1)),
             Attribute::Sni(values) => ("server name".to_owned(), listed(values)),
-            Attribute::Claim(path, values) => (format!("claim {}", path.join(".")), listed(values)),
+            Attribute::Claim(named) => (format!("claim {}", named.0.join(".")), listed(&named.1)),
             Attribute::RequestPrincipal(values) => {
                 let one = |value: &super::RequestPrincipalMatch| format!("{}/{}", value.issuer, value.subject);
                 (

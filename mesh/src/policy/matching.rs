@@ -227,7 +227,7 @@ impl Attribute {
             Self::Path(values) => http
                 .path
                 .is_some_and(|path| values.iter().any(|value| value.matches(path))),
-            Self::Header(name, values) => header(http, name, values, all_values),
+            Self::Header(named) => header(http, &named.0, &named.1, all_values),
             Self::RequestPrincipal(values) => {
                 let claim = |name| http.claims.and_then(|claims| claims.get(name)).and_then(Value::as_str);
                 claim("iss").zip(claim("sub")).is_some_and(|(issuer, subject)| {
@@ -236,9 +236,9 @@ impl Attribute {
                     })
                 })
             }
-            Self::Claim(path, values) => http
+            Self::Claim(named) => http
                 .claims
-                .is_some_and(|claims| claim(claims, path, values, context.issuers)),
+                .is_some_and(|claims| claim(claims, &named.0, &named.1, context.issuers)),
             _ => false,
         }
     }

@@ -27,8 +27,8 @@ mod text;
 pub mod wire;
 
 pub use authorization::{
-    Action, Attribute, AuthorizationPolicy, Condition, Conditions, CustomPolicy, PathMatch, Provider, ProviderKind,
-    RequestPrincipalMatch, Rule,
+    Action, Attribute, AuthorizationPolicy, ClaimPath, Condition, Conditions, CustomPolicy, PathMatch, Provider,
+    ProviderKind, RequestPrincipalMatch, Rule, Texts,
 };
 pub use cidr::Cidr;
 pub use decide::{

@@ -264,9 +264,9 @@ mod tests {
                 ]
                 .into(),
             ),
-            Attribute::Header("x-a".into(), texts()),
+            Attribute::Header(Box::new(("x-a".into(), texts()))),
             Attribute::Sni(texts()),
-            Attribute::Claim(["a".into(), "b".into()].into(), texts()),
+            Attribute::Claim(Box::new((["a".into(), "b".into()].into(), texts()))),
             Attribute::Absent("experimental.envoy.filters.a[b]".into()),
         ]
     }

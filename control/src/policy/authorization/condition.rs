@@ -238,9 +238,14 @@ impl<'k> Key<'k> {
     }
 
     fn attribute(&self, key: &str, values: &Texts<'_>, scope: &Scope<'_>, report: &mut Report<'_>) -> Attribute {
-        let claim = |path: &[&str]| Attribute::Claim(path.iter().map(|part| (*part).into()).collect(), texts(values));
+        let claim = |path: &[&str]| {
+            Attribute::Claim(Box::new((
+                path.iter().map(|part| (*part).into()).collect(),
+                texts(values),
+            )))
+        };
         match self {
-            Self::Header(name) => Attribute::Header(name.to_ascii_lowercase().into(), texts(values)),
+            Self::Header(name) => Attribute::Header(Box::new((name.to_ascii_lowercase().into(), texts(values)))),
             Self::Claims(path) => claim(path),
             Self::Audiences => claim(&["aud"]),
             Self::Presenter => claim(&["azp"]),

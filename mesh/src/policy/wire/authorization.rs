@@ -136,11 +136,11 @@ fn condition(message: wire::Condition) -> Result<Condition, WireError> {
         ),
         Wire::RequestPrincipal(values) => Attribute::RequestPrincipal(list(values.values, request_principal)?),
         Wire::Path(values) => Attribute::Path(list(values.values, path)?),
-        Wire::Header(header) => Attribute::Header(header.name.into(), list(header.values, text)?),
-        Wire::Claim(claim) => Attribute::Claim(
+        Wire::Header(header) => Attribute::Header(Box::new((header.name.into(), list(header.values, text)?))),
+        Wire::Claim(claim) => Attribute::Claim(Box::new((
             claim.path.into_iter().map(Into::into).collect(),
             list(claim.values, text)?,
-        ),
+        ))),
         Wire::Absent(key) => Attribute::Absent(key.into()),
     };
     Ok(Condition {
@@ -178,13 +178,13 @@ fn write_condition(condition: &Condition) -> wire::Condition {
         Attribute::Path(values) => Wire::Path(wire::Paths {
             values: values.iter().map(write_path).collect(),
         }),
-        Attribute::Header(name, values) => Wire::Header(wire::NamedTextMatches {
-            name: name.to_string(),
-            values: values.iter().map(write_text).collect(),
+        Attribute::Header(named) => Wire::Header(wire::NamedTextMatches {
+            name: named.0.to_string(),
+            values: named.1.iter().map(write_text).collect(),
         }),
-        Attribute::Claim(path, values) => Wire::Claim(wire::ClaimMatches {
-            path: path.iter().map(ToString::to_string).collect(),
-            values: values.iter().map(write_text).collect(),
+        Attribute::Claim(named) => Wire::Claim(wire::ClaimMatches {
+            path: named.0.iter().map(ToString::to_string).collect(),
+            values: named.1.iter().map(write_text).collect(),
         }),
         Attribute::Absent(key) => Wire::Absent(key.to_string()),
     };

@@ -1,0 +1,138 @@
+//! `squire policy why` over a small shop: what it says for allowed and denied connections and requests.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use squire_control::{
+    manifest::Manifest,
+    policy::why::{Explanation, HttpQuestion, Question, WhyError, World},
+};
+
+const SHOP: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, namespace: shop, labels: {role: web}, annotations: {squire.mesh/injected: "true"}}
+spec: {serviceAccountName: web, containers: [{name: c}]}
+status: {podIP: 127.10.0.1, phase: Running}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: batch-1, namespace: shop, labels: {role: batch}, annotations: {squire.mesh/injected: "true"}}
+spec: {serviceAccountName: batch, containers: [{name: c}]}
+status: {podIP: 127.10.0.3, phase: Running}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db-1, namespace: shop, labels: {role: db}, annotations: {squire.mesh/injected: "true"}}
+spec: {serviceAccountName: db, containers: [{name: c, ports: [{name: pg, containerPort: 5432}]}]}
+status: {podIP: 127.10.0.2, phase: Running}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db-allow-services, namespace: shop}
+spec:
+  podSelector: {matchLabels: {role: db}}
+  ingress: [{from: [{podSelector: {matchLabels: {role: web}}}], ports: [{port: pg}]}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: db-allow, namespace: shop}
+spec:
+  selector: {matchLabels: {role: db}}
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]
+    to: [{operation: {ports: ["5432"], notPaths: [/admin]}}]
+  - from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]
+    to: [{operation: {ports: ["5432"]}}]
+    when: [{key: source.ip, values: [127.0.0.0/8]}]
+"#;
+
+fn ask(question: Question) -> Result<Explanation, WhyError> {
+    World::from_manifest(&Manifest::parse("shop.yaml", SHOP))
+        .unwrap()
+        .why(&question)
+}
+
+fn connection(from: &str, to: &str) -> Question {
+    Question {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        ..Question::default()
+    }
+}
+
+#[test]
+fn an_allowed_connection_names_the_rule_of_every_gate() {
+    for from in ["shop/web-1", "spiffe://cluster.local/ns/shop/sa/web", "127.10.0.1"] {
+        let answer = ask(connection(from, "shop/db-1:pg")).unwrap();
+        assert_eq!(answer.verdict, "ALLOW", "{from}: {answer:?}");
+        assert_eq!(answer.by.as_deref(), Some("AuthorizationPolicy shop/db-allow rule 1"));
+        assert_eq!(
+            answer.gates[1].by.as_deref(),
+            Some("NetworkPolicy shop/db-allow-services rule 0")
+        );
+        assert!(answer.nearest.is_empty());
+    }
+}
+
+#[test]
+fn a_denied_connection_names_the_nearest_rule_of_every_gate_that_denies() {
+    let answer = ask(connection("shop/batch-1", "shop/db-1:5432")).unwrap();
+    assert_eq!(answer.verdict, "DENY");
+    assert_eq!(answer.by.as_deref(), Some("NetworkPolicy shop/db-allow-services"));
+    let nearest: Vec<_> = answer
+        .nearest
+        .iter()
+        .map(|nearest| (&*nearest.rule, nearest.failed.join("; ")))
+        .collect();
+    assert_eq!(nearest[0].0, "NetworkPolicy shop/db-allow-services rule 0");
+    assert!(nearest[0].1.contains("role=web"), "{nearest:?}");
+    assert_eq!(nearest[1].0, "AuthorizationPolicy shop/db-allow rule 1");
+    assert!(
+        nearest[1].1.contains("the peer is cluster.local/ns/shop/sa/batch"),
+        "{nearest:?}"
+    );
+}
+
+#[test]
+fn an_http_request_is_normalised_first() {
+    let path = |path: &str| {
+        let http = HttpQuestion {
+            method: "GET".to_owned(),
+            path: path.to_owned(),
+            host: "db".to_owned(),
+            headers: Vec::new(),
+        };
+        ask(Question {
+            http: Some(http),
+            ..connection("shop/web-1", "shop/db-1:5432")
+        })
+        .unwrap()
+    };
+    assert_eq!(
+        path("/x").by.as_deref(),
+        Some("AuthorizationPolicy shop/db-allow rule 0")
+    );
+    let admin = path("/y/../admin");
+    assert_eq!(admin.by.as_deref(), Some("AuthorizationPolicy shop/db-allow rule 1"));
+    assert!(admin.notes.iter().any(|note| note.contains("/admin")));
+    assert_eq!(path("/a%00").verdict, "DENY");
+}
+
+#[test]
+fn who_is_not_there_cannot_be_asked_about() {
+    assert!(matches!(
+        ask(connection("shop/nobody", "shop/db-1:1")),
+        Err(WhyError::NotFound { what: "from", .. })
+    ));
+    assert!(matches!(
+        ask(connection("shop/web-1", "shop/db-1")),
+        Err(WhyError::Port(_))
+    ));
+    assert!(matches!(
+        ask(connection("shop/web-1", "shop/db-1:nope")),
+        Err(WhyError::Port(_))
+    ));
+    let stranger = ask(connection("203.0.113.9", "shop/db-1:5432")).unwrap();
+    assert_eq!(stranger.verdict, "DENY");
+    assert!(stranger.notes.iter().any(|note| note.contains("plaintext")));
+}
