@@ -31,7 +31,9 @@ Examples:
   cargo run --release -- demo
       the same in a source tree; builds squire-proxy first
 
-Needs no root: pods have addresses in 127.0.0.0/8. Exit code 0 only if every step was really observed.";
+Needs no root: pods have addresses in 127.0.0.0/8. Exit code 0 only if every step was really observed, else 1.
+Ctrl-C ends everything it started and removes its files. Its processes die with it even when it is killed with
+SIGKILL; then only its directory (squire-demo-* in TMPDIR) is left.";
 
 /// A whole mesh on this machine, no root needed: shows identities, mutual TLS, policy and what happens when things change
 #[derive(Debug, clap::Args)]
@@ -91,7 +93,7 @@ impl Args {
             proxy,
         };
         let told = tokio::select! {
-            told = story.tell() => Some(told),
+            told = story.tell(self.keep) => Some(told),
             () = interrupted.wait() => None,
         };
         let end = match told {
@@ -138,38 +140,49 @@ fn stopped(screen: &Screen) -> Failure {
 /// What to try while it stays up.
 fn stay(screen: &Screen, place: &Place, files: &Files) {
     let (web, batch) = (place.app(Workload::Web), place.app(Workload::Batch));
-    screen.say(&format!(
-        "\nIt stays up until Ctrl-C. The control plane is dead; what it said last is in force. Try:\n\
-         \x20 curl http://{web}/                web asks db, and gets an answer\n\
-         \x20 curl http://{batch}/                batch asks db, and is cut off\n\
-         \x20 curl -m 3 http://{pod}/              straight to db's pod, without an identity\n\
-         \x20 curl -N http://{web}/stream          a stream through db and back; ends with curl http://{web}/stop\n\
-         \x20 squire connections {proxies}\n\
-         Sidecars (also /connections /config /ready):",
-        pod = place.pod(Workload::Db),
-        proxies = Workload::ALL
-            .map(|workload| format!("--proxy {}", place.admin(workload)))
-            .join(" "),
-    ));
+    // Under `cargo run` this program is not in PATH.
+    let squire = std::env::current_exe().map_or_else(|_| "squire".into(), |path| path.display().to_string());
+    let lines = [
+        (format!("curl http://{web}/"), "web asks db, and gets an answer"),
+        (format!("curl http://{batch}/"), "batch asks db, and is cut off"),
+        (
+            format!("curl http://{}/", place.pod(Workload::Db)),
+            "straight to db's pod, without an identity",
+        ),
+        (
+            format!("curl -N http://{web}/stream"),
+            "web streams through db and back, every byte checked, until",
+        ),
+        (format!("curl http://{web}/stop"), "tells it to stop"),
+        (
+            format!("{squire} connections --watch --control {}", place.control_admin()),
+            "all live connections",
+        ),
+        (
+            format!("$EDITOR {}", files.policy().display()),
+            "who may reach db; save it, and see",
+        ),
+        (
+            format!("curl http://{}/debug/sync", place.control_admin()),
+            "what every sidecar has acknowledged",
+        ),
+    ];
+    screen.say("\nIt stays up until Ctrl-C. Try:");
+    for (command, what) in lines {
+        screen.say(&format!("  {command}\n      {what}"));
+    }
+    screen.say("Sidecars (each also has /connections /config /ready):");
     for workload in Workload::ALL {
         screen.say(&format!("  {workload:<5} http://{}/metrics", place.admin(workload)));
     }
-    screen.say(&format!(
-        "Logs: {}\nThe control plane again, when you want to edit policies in {}:\n  \
-         squire control --dir {} --ca-dir {} --grpc {} --admin {}",
-        files.logs().display(),
-        files.mesh().display(),
-        files.mesh().display(),
-        files.ca().display(),
-        place.control(),
-        place.control_admin(),
-    ));
+    screen.say(&format!("Logs: {}", files.logs().display()));
 }
 
-/// SIGINT and SIGTERM, taken over from the start.
+/// SIGINT, SIGTERM and SIGHUP, taken over from the start.
 struct Interrupt {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
 }
 
 impl Interrupt {
@@ -177,6 +190,7 @@ impl Interrupt {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt()).map_err(Failure::unavailable)?,
             terminate: signal(SignalKind::terminate()).map_err(Failure::unavailable)?,
+            hangup: signal(SignalKind::hangup()).map_err(Failure::unavailable)?,
         })
     }
 
@@ -184,6 +198,7 @@ impl Interrupt {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
         }
     }
 }

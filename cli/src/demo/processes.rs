@@ -64,7 +64,11 @@ impl Processes {
         arguments: &[A],
     ) -> anyhow::Result<i32> {
         let log = files.log(name);
-        let out = File::create(&log).with_context(|| log.display().to_string())?;
+        let out = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| log.display().to_string())?;
         let error = out.try_clone().with_context(|| log.display().to_string())?;
         let mut command = Command::new(&self.squire);
         command

@@ -32,8 +32,8 @@ pub(super) struct Story<'a> {
 }
 
 impl Story<'_> {
-    /// All steps; the first that cannot be seen ends the story.
-    pub(super) async fn tell(&mut self) -> anyhow::Result<()> {
+    /// All steps; the first that cannot be seen ends the story. `stay`: somebody wants to go on with it afterwards.
+    pub(super) async fn tell(&mut self, stay: bool) -> anyhow::Result<()> {
         self.control_plane().await?;
         self.workloads().await?;
         self.identities().await?;
@@ -45,7 +45,8 @@ impl Story<'_> {
         self.live_edit(&mut web, &mut api).await?;
         self.outage(&mut web).await?;
         self.not_a_byte_lost(&mut web).await?;
-        self.figures().await
+        self.figures().await?;
+        if stay { self.return_of_control().await } else { Ok(()) }
     }
 
     /// The process of a workload's application.

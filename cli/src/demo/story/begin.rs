@@ -1,6 +1,9 @@
 //! The first steps: control plane, workloads with their sidecars, identities.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    ffi::OsStr,
+    time::{Duration, Instant, SystemTime},
+};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -24,27 +27,13 @@ impl Story<'_> {
     pub(super) async fn control_plane(&mut self) -> anyhow::Result<()> {
         self.screen.step("The control plane, with its own CA");
         self.files.write_mesh(self.place)?;
-        let (dir, ca) = (self.files.mesh(), self.files.ca());
-        let (grpc, admin) = (self.place.control().to_string(), self.place.control_admin().to_string());
-        let arguments = [
-            "control",
-            "--dir",
-            &*dir.to_string_lossy(),
-            "--ca-dir",
-            &*ca.to_string_lossy(),
-        ];
-        let arguments =
-            arguments
-                .into_iter()
-                .chain(["--grpc", &grpc, "--admin", &admin, "--trust-domain", TRUST_DOMAIN]);
-        let pid = self
-            .processes
-            .start_squire(self.files, CONTROL, &arguments.collect::<Vec<_>>())?;
+        let pid = self.start_control()?;
         observe::ready("the control plane", self.place.control_admin()).await?;
-        let status = Status::read(&DirStore::shared(&ca)?)?;
+        let status = Status::read(&DirStore::shared(&self.files.ca())?)?;
         self.screen.seen(&format!(
-            "squire control (pid {pid}) serves {grpc}, reads {}",
-            dir.display()
+            "squire control (pid {pid}) serves {}, reads {}",
+            self.place.control(),
+            self.files.mesh().display()
         ));
         let root = status.roots.first().context("the CA has no root")?;
         self.screen.seen(&format!(
@@ -52,6 +41,16 @@ impl Story<'_> {
             root.not_after, status.intermediate.not_after
         ));
         Ok(())
+    }
+
+    /// Starts it, for the first time or again.
+    pub(super) fn start_control(&mut self) -> anyhow::Result<i32> {
+        let (dir, ca) = (self.files.mesh(), self.files.ca());
+        let (grpc, admin) = (self.place.control().to_string(), self.place.control_admin().to_string());
+        let mut arguments = vec![OsStr::new("control"), OsStr::new("--dir"), dir.as_os_str()];
+        arguments.extend([OsStr::new("--ca-dir"), ca.as_os_str()]);
+        arguments.extend(["--grpc", &grpc, "--admin", &admin, "--trust-domain", TRUST_DOMAIN].map(OsStr::new));
+        self.processes.start_squire(self.files, CONTROL, &arguments)
     }
 
     /// Every workload: its application, and its sidecar with a one-time join token.

@@ -121,13 +121,7 @@ impl Story<'_> {
             bail!("something still answers on {admin}");
         }
         self.screen.seen(&format!("squire control is gone ({status})"));
-        for workload in Workload::ALL {
-            until(&format!("{workload}'s sidecar notices"), async || {
-                let page = observe::page(self.place.admin(workload), "/metrics").await?;
-                Ok((metric(&page.text(), "squire_control_connected", &[]) == Some(0.0)).then_some(()))
-            })
-            .await?;
-        }
+        self.sidecars_see_control(0.0).await?;
         self.screen
             .seen("all sidecars know it (squire_control_connected 0) and keep the last good state");
         let total = web.grown(GOES_ON).await?;
@@ -137,6 +131,33 @@ impl Story<'_> {
         self.show(Workload::Web, &line);
         let line = self.is_denied(Workload::Batch).await?;
         self.show(Workload::Batch, &line);
+        Ok(())
+    }
+
+    /// Waits until every sidecar's `squire_control_connected` has this value.
+    async fn sidecars_see_control(&self, connected: f64) -> anyhow::Result<()> {
+        for workload in Workload::ALL {
+            let what = format!("squire_control_connected {connected} at {workload}'s sidecar");
+            until(&what, async || {
+                let page = observe::page(self.place.admin(workload), "/metrics").await?;
+                Ok((metric(&page.text(), "squire_control_connected", &[]) == Some(connected)).then_some(()))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// For those who stay: policies can be edited again.
+    pub(super) async fn return_of_control(&mut self) -> anyhow::Result<()> {
+        self.screen.step("The control plane is started again, since you stay");
+        let pid = self.start_control()?;
+        observe::ready("the control plane", self.place.control_admin()).await?;
+        self.sidecars_see_control(1.0).await?;
+        self.screen.seen(&format!(
+            "squire control (pid {pid}) runs on the CA it left; all sidecars have found it"
+        ));
+        let line = self.asks(Workload::Web).await?;
+        self.show(Workload::Web, &line);
         Ok(())
     }
 
