@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
 mod connections;
+mod demo;
 mod hostile;
 mod identity;
 mod peers;
