@@ -198,3 +198,23 @@ async fn a_server_with_the_right_ca_but_the_wrong_spiffe_id_never_sees_our_certi
     web.counts(FAILURES, &[("role", "client"), ("reason", "unexpected_id")], 1.0)
         .await;
 }
+
+#[tokio::test]
+async fn a_connection_ends_when_the_certificate_it_stands_on_expires() {
+    let mesh = Mesh::strict();
+    let echo = apps::echo().await;
+    let db = mesh.pod("db").serves(5432, echo.address());
+    mesh.start().await;
+    let db = db.start().await;
+    let short = Forge::of(&mesh).sign(&id("web"), |c| {
+        c.not_after = (SystemTime::now() + Duration::from_secs(3)).into();
+    });
+    let mut stream = tls::connect(db.inbound(5432), tls::client(Some(&short), &[tls::SPIFFE]))
+        .await
+        .unwrap();
+    apps::round_trip(&mut stream, b"as long as it lasts").await.unwrap();
+    let end = in_time("the end", stream.read(&mut [0; 1])).await;
+    assert!(end.is_err(), "not an orderly end: {end:?}");
+    let line = db.logged(&[("outcome", "cut_expired")]).await;
+    assert_eq!(line["source"], id("web"));
+}

@@ -6,4 +6,7 @@ mod connections;
 mod demo;
 mod hostile;
 mod identity;
+mod issuing;
+mod mistakes;
+mod outages;
 mod peers;
