@@ -10,3 +10,4 @@ mod issuing;
 mod mistakes;
 mod outages;
 mod peers;
+mod transparent;
