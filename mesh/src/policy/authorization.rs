@@ -201,6 +201,7 @@ pub enum Attribute {
 impl Attribute {
     /// Whether only HTTP requests have it (spec §3.10.36).
     #[must_use]
+    #[inline]
     pub fn is_http_only(&self) -> bool {
         match self {
             Self::RequestPrincipal(_)

@@ -20,6 +20,7 @@ pub(super) enum Tri {
 }
 
 impl Tri {
+    #[inline]
     fn not(self) -> Self {
         match self {
             Self::No => Self::Yes,
@@ -27,29 +28,10 @@ impl Tri {
             Self::Yes => Self::No,
         }
     }
-
-    fn all(mut values: impl Iterator<Item = Self>) -> Self {
-        let mut result = Self::Yes;
-        while let Some(value) = values.next()
-            && result != Self::No
-        {
-            result = result.min(value);
-        }
-        result
-    }
-
-    fn any(mut values: impl Iterator<Item = Self>) -> Self {
-        let mut result = Self::No;
-        while result != Self::Yes
-            && let Some(value) = values.next()
-        {
-            result = result.max(value);
-        }
-        result
-    }
 }
 
 impl From<bool> for Tri {
+    #[inline]
     fn from(value: bool) -> Self {
         if value { Self::Yes } else { Self::No }
     }
@@ -133,28 +115,44 @@ impl Rule {
         if action == Action::Allow && self.is_http_only() && matches!(context.layer, Layer::Bytes) {
             return Tri::No;
         }
-        let item = |conditions: &Conditions| Tri::all(conditions.iter().map(|one| one.holds(action, context)));
-        let any_item = |items: &[Conditions]| {
-            if items.is_empty() {
-                Tri::Yes
-            } else {
-                Tri::any(items.iter().map(item))
-            }
-        };
-        let sources = any_item(self.sources());
+        let sources = any_item(self.sources(), action, context);
         if sources == Tri::No {
             return Tri::No;
         }
-        let operations = any_item(self.operations());
+        let operations = any_item(self.operations(), action, context);
         if operations == Tri::No {
             return Tri::No;
         }
-        let when = Tri::all(self.when().iter().map(|one| one.holds(action, context)));
-        sources.min(operations).min(when)
+        sources.min(operations).min(all_hold(self.when(), action, context))
     }
 }
 
+/// Whether any item of `from` or `to` matches; without items, everything does.
+fn any_item(items: &[Conditions], action: Action, context: &Context<'_, '_>) -> Tri {
+    let mut result = if items.is_empty() { Tri::Yes } else { Tri::No };
+    for item in items {
+        result = result.max(all_hold(item, action, context));
+        if result == Tri::Yes {
+            break;
+        }
+    }
+    result
+}
+
+#[inline]
+fn all_hold(conditions: &[Condition], action: Action, context: &Context<'_, '_>) -> Tri {
+    let mut result = Tri::Yes;
+    for condition in conditions {
+        result = result.min(condition.holds(action, context));
+        if result == Tri::No {
+            break;
+        }
+    }
+    result
+}
+
 impl Condition {
+    #[inline]
     pub(super) fn holds(&self, action: Action, context: &Context<'_, '_>) -> Tri {
         if self.attribute.is_http_only() {
             return match context.layer {
@@ -170,6 +168,7 @@ impl Condition {
         }
     }
 
+    #[inline]
     fn signed(&self, matches: bool) -> Tri {
         let matches = Tri::from(matches);
         if self.negated { matches.not() } else { matches }
@@ -182,6 +181,7 @@ impl Condition {
 }
 
 impl Attribute {
+    #[inline]
     fn matches_connection(&self, context: &Context<'_, '_>) -> bool {
         let request = context.request;
         let principal = context.principal;
@@ -245,6 +245,7 @@ impl Attribute {
 }
 
 impl PathMatch {
+    #[inline]
     fn matches(&self, path: &str) -> bool {
         match self {
             Self::Text(text) => text.matches(path.as_bytes()),
@@ -253,6 +254,7 @@ impl PathMatch {
     }
 }
 
+#[inline]
 fn any_text(values: &[TextMatch], text: &str) -> bool {
     values.iter().any(|value| value.matches(text.as_bytes()))
 }
