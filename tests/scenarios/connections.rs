@@ -26,7 +26,7 @@ async fn the_allowed_peer_gets_through_and_the_other_is_denied_by_the_rule_that_
     assert_eq!(seen[0]["destination"], id("db"));
     assert_eq!(seen[0]["verdict"], "ALLOW");
     assert_eq!(seen[0]["protocol"], "squire/1");
-    assert_eq!(seen[0]["tls_version"], "TLSv1_3");
+    assert_eq!(seen[0]["tls_version"], "TLSv1.3");
     assert_eq!(seen[0]["tls_group"], "X25519MLKEM768");
     assert!(seen[0]["rule"].as_str().unwrap().contains("shop/only-web"), "{seen:?}");
     assert_eq!(web.connections().await[0]["id"], seen[0]["id"], "one id at both ends");

@@ -69,7 +69,7 @@ async fn the_demo_observes_every_step_and_leaves_nothing_behind() {
         "spiffe://cluster.local/ns/shop/sa/db",
         "spiffe://cluster.local/ns/shop/sa/batch",
         "expires 20",
-        "TLS 1.3, TLS13_",
+        "TLS 1.3, TLS_",
         "X25519MLKEM768",
         "web     ALLOW  by AuthorizationPolicy shop/db-allow-services rule 0",
         "api     ALLOW  by AuthorizationPolicy shop/db-allow-services rule 1",

@@ -111,7 +111,7 @@ mod tests {
             "1.5 KiB",
             "12 B",
             "1m15s",
-            "X25519MLKEM768 TLS13_AES_128_GCM_SHA256",
+            "X25519MLKEM768 TLS_AES_128_GCM_SHA256",
             "ALLOW",
             "AuthorizationPolicy shop/db-allow rule 0",
         ] {

@@ -45,8 +45,8 @@ pub(super) mod tests {
             "id": "00000000000000aa", "direction": "inbound",
             "source": "spiffe://cluster.local/ns/shop/sa/web", "destination": "spiffe://cluster.local/ns/shop/sa/db",
             "client": "127.10.0.11:40000", "address": "127.10.0.10:5432", "port": 5432, "upstream": "127.10.0.110:5432",
-            "workload": "shop/web", "protocol": "squire/1", "tls_version": "TLSv1_3",
-            "tls_suite": "TLS13_AES_128_GCM_SHA256", "tls_group": "X25519MLKEM768", "reused": true, "verdict": "ALLOW",
+            "workload": "shop/web", "protocol": "squire/1", "tls_version": "TLSv1.3",
+            "tls_suite": "TLS_AES_128_GCM_SHA256", "tls_group": "X25519MLKEM768", "reused": true, "verdict": "ALLOW",
             "rule": "AuthorizationPolicy shop/db-allow rule 0", "why": "an ALLOW rule matches", "opened": 1.5,
             "age": 75.2, "bytes_from_client": 1536, "bytes_to_client": 12, "peer_expires": 1_800_000_000_u64,
         })

@@ -346,7 +346,7 @@ async fn an_open_connection_is_cut_when_policy_no_longer_allows_it() {
     assert_eq!(view.rule.as_deref(), Some("AuthorizationPolicy shop/db-allow rule 0"));
     assert_eq!(
         (view.tls_version, view.tls_group),
-        (Some("TLSv1_3"), Some("X25519MLKEM768"))
+        (Some("TLSv1.3"), Some("X25519MLKEM768"))
     );
     assert_eq!(
         view.id,

@@ -5,7 +5,7 @@
 use std::{io, sync::Arc};
 
 use rustls::{
-    ClientConfig, ServerConfig,
+    CipherSuite, ClientConfig, ProtocolVersion, ServerConfig,
     client::UnbufferedClientConnection,
     pki_types::{CertificateDer, ServerName},
     server::UnbufferedServerConnection,
@@ -80,12 +80,30 @@ pub(crate) struct Established {
 /// What was negotiated, as the standard names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Parameters {
-    /// Protocol version, e.g. `TLSv1_3`.
+    /// Protocol version, e.g. `TLSv1.3`.
     pub version: &'static str,
-    /// Cipher suite, e.g. `TLS13_AES_128_GCM_SHA256`.
+    /// Cipher suite, e.g. `TLS_AES_128_GCM_SHA256`.
     pub suite: &'static str,
     /// Key-exchange group, e.g. `X25519MLKEM768`.
     pub group: &'static str,
+}
+
+/// As everybody's tools write it; rustls has a spelling of its own.
+fn version_name(version: ProtocolVersion) -> &'static str {
+    match version {
+        ProtocolVersion::TLSv1_3 => "TLSv1.3",
+        other => other.as_str().unwrap_or("unknown"),
+    }
+}
+
+/// As RFC 8446 §B.4 and everybody's tools write it; rustls has spellings of its own.
+fn suite_name(suite: CipherSuite) -> &'static str {
+    match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        other => other.as_str().unwrap_or("unknown"),
+    }
 }
 
 /// Accepts: `received` is what has already been read of the connection.
@@ -218,14 +236,10 @@ macro_rules! side {
                 let peer_chain = self.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
                 let alpn = self.alpn_protocol().map(<[_]>::to_vec).unwrap_or_default();
                 let parameters = Parameters {
-                    version: self
-                        .protocol_version()
-                        .and_then(|v| v.as_str())
-                        .unwrap_or("unknown"),
+                    version: self.protocol_version().map_or("unknown", version_name),
                     suite: self
                         .negotiated_cipher_suite()
-                        .and_then(|s| s.suite().as_str())
-                        .unwrap_or("unknown"),
+                        .map_or("unknown", |suite| suite_name(suite.suite())),
                     group: self
                         .negotiated_key_exchange_group()
                         .and_then(|g| g.name().as_str())

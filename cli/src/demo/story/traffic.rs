@@ -18,7 +18,7 @@ use crate::demo::{
 };
 
 /// How sidecars write it.
-const TLS_1_3: &str = "TLSv1_3";
+const TLS_1_3: &str = "TLSv1.3";
 
 impl Story<'_> {
     /// One request of `web`, seen at both ends.
