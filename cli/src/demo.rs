@@ -107,20 +107,26 @@ impl Args {
                 Ok(())
             }
             Some(Err(error)) => {
-                screen.missed(&format!("{error:#}"));
-                for dead in processes.dead() {
-                    screen.note(&dead);
-                }
+                missed(screen, &error, &mut processes);
                 processes.stop().await;
+                let logs = files.keep_logs();
                 screen.say(&format!(
                     "\nNot every step was observed; the logs are kept in {}",
-                    files.keep_logs().display()
+                    logs.display()
                 ));
                 return Err(Failure::finding());
             }
         };
         processes.stop().await;
         end
+    }
+}
+
+/// What was not seen, and what may be the reason.
+fn missed(screen: &Screen, error: &anyhow::Error, processes: &mut Processes) {
+    screen.missed(&format!("{error:#}"));
+    for dead in processes.dead() {
+        screen.note(&dead);
     }
 }
 
@@ -133,7 +139,7 @@ struct Prepared {
 }
 
 fn stopped(screen: &Screen) -> Failure {
-    screen.say("\ninterrupted: everything that was started is ended");
+    screen.say("\ninterrupted: ending everything that was started");
     Failure::finding()
 }
 

@@ -21,8 +21,8 @@ use tokio::{
 use super::stream::Line;
 use crate::fetch::{self, Endpoint, Page};
 
-/// For everything that should happen at once.
-pub(super) const SOON: Duration = Duration::from_secs(5);
+/// For everything that should happen at once, on a machine that is busy with something else.
+pub(super) const SOON: Duration = Duration::from_secs(10);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(10);
 
