@@ -175,7 +175,10 @@ impl Link {
 
     /// Says goodbye: close_notify, then the end of our direction. Best effort, does not wait.
     pub(crate) fn close(mut self) {
-        self.sender.push_close_notify();
+        // With plain framing it went out behind the application's last byte.
+        if self.framing == Framing::Squire {
+            self.sender.push_close_notify();
+        }
         let waker = std::task::Waker::noop();
         let _ = self.poll_flush(&mut Context::from_waker(waker));
         let _ = crate::socket::shutdown_write(&self.tcp);

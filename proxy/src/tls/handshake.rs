@@ -4,6 +4,7 @@
 
 use std::{io, sync::Arc};
 
+use bytes::BufMut as _;
 use rustls::{
     CipherSuite, ClientConfig, ProtocolVersion, ServerConfig,
     client::UnbufferedClientConnection,
@@ -25,8 +26,11 @@ use super::{
 };
 use crate::chunk::RECORD_HEADER;
 
-/// Bytes a peer may send before the handshake is over: room for two certificate chains of the largest sensible size.
-const MAX_HANDSHAKE: usize = 64 * 1024;
+/// Bytes a peer may send before the handshake is over: room for certificate chains of any sensible size.
+const MAX_HANDSHAKE: usize = 48 * 1024;
+/// Bytes taken in one read; together with the limit above, what is left over always fits a chunk.
+const MAX_READ: usize = 16 * 1024;
+const _: () = assert!(MAX_HANDSHAKE + MAX_READ <= crate::chunk::CHUNK);
 /// Largest record taken during the handshake (RFC 8446 §5.2: ciphertext may be 256 bytes longer than plaintext).
 const MAX_RECORD: usize = 16 * 1024 + 256;
 
@@ -157,7 +161,7 @@ async fn drive<C: Side>(
                     return Err(HandshakeError::TooLarge);
                 }
                 incoming.reserve(4096);
-                let read = tcp.read_buf(&mut incoming).await?;
+                let read = tcp.read_buf(&mut (&mut incoming).limit(MAX_READ)).await?;
                 if read == 0 {
                     return Err(HandshakeError::Closed);
                 }
