@@ -56,6 +56,13 @@ impl Forge {
         }
     }
 
+    /// The certificate above all that is signed, as PEM.
+    #[must_use]
+    pub fn root(&self) -> String {
+        let last = self.above.last().unwrap();
+        pem::encode(&pem::Pem::new("CERTIFICATE", last.as_ref()))
+    }
+
     /// Signs what a real SVID of `id` would say, after `change`.
     #[must_use]
     pub fn sign(&self, id: &str, change: impl FnOnce(&mut CertificateParams)) -> Shown {

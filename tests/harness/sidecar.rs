@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io::{Read as _, Seek as _},
     net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
 };
 
 use serde_json::Value;
@@ -138,6 +139,7 @@ impl<'m> Pod<'m> {
             address,
             outbound,
             access_log: AccessLog(log),
+            token: dir.join("token"),
         }
     }
 
@@ -186,6 +188,7 @@ pub struct Sidecar {
     pub address: IpAddr,
     outbound: HashMap<String, SocketAddr>,
     access_log: AccessLog,
+    token: PathBuf,
 }
 
 /// Its file, which is shown when a test fails.
@@ -223,6 +226,12 @@ impl Sidecar {
     #[must_use]
     pub fn to(&self, target: &str) -> SocketAddr {
         self.outbound[target]
+    }
+
+    /// The file it reads its token from.
+    #[must_use]
+    pub fn token_file(&self) -> &Path {
+        &self.token
     }
 
     /// Its admin endpoint.

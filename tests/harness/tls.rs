@@ -14,7 +14,7 @@ use rustls::{
 use squire_mesh::tls::provider;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -56,8 +56,12 @@ pub fn server(shown: &Shown, alpn: &[&[u8]]) -> Arc<ServerConfig> {
 /// # Errors
 /// When the handshake fails.
 pub async fn connect(address: SocketAddr, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
-    let tcp = TcpStream::connect(address).await?;
-    let name = ServerName::IpAddress(IpAddr::from(address.ip()));
+    handshake(TcpStream::connect(address).await?, config).await
+}
+
+async fn handshake(tcp: TcpStream, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+    tcp.set_nodelay(true)?;
+    let name = ServerName::IpAddress(IpAddr::from(tcp.peer_addr()?.ip()));
     TlsConnector::from(config).connect(name, tcp).await
 }
 
@@ -66,7 +70,22 @@ pub async fn connect(address: SocketAddr, config: Arc<ClientConfig>) -> io::Resu
 /// # Errors
 /// When it is refused at any point.
 pub async fn echoes(address: SocketAddr, shown: Option<&Shown>) -> io::Result<()> {
-    let mut stream = connect(address, client(shown, &[SPIFFE])).await?;
+    let tcp = TcpStream::connect(address).await?;
+    round_trip(tcp, shown).await
+}
+
+/// As [`echoes`], from this address.
+///
+/// # Errors
+/// When it is refused at any point.
+pub async fn echoes_from(from: std::net::IpAddr, address: SocketAddr, shown: Option<&Shown>) -> io::Result<()> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new(from, 0))?;
+    round_trip(socket.connect(address).await?, shown).await
+}
+
+async fn round_trip(tcp: TcpStream, shown: Option<&Shown>) -> io::Result<()> {
+    let mut stream = handshake(tcp, client(shown, &[SPIFFE])).await?;
     stream.write_all(b"hello").await?;
     stream.flush().await?;
     let mut back = [0; 5];
