@@ -221,6 +221,24 @@ impl Plane {
         serde_json::from_str(&self.get("/debug/sync").await).unwrap()
     }
 
+    /// Waits until a counter, named with its labels, has counted something.
+    pub(crate) async fn until_counted(&self, counter: &str) {
+        let counted = |line: &str| {
+            let value = line
+                .strip_prefix(counter)
+                .and_then(|rest| rest.trim().parse::<f64>().ok());
+            value.is_some_and(|value| value >= 1.0)
+        };
+        let wait = async {
+            while !self.get("/metrics").await.lines().any(counted) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, wait)
+            .await
+            .unwrap_or_else(|_| panic!("{counter} stays 0"));
+    }
+
     /// Waits until the metrics contain a line.
     pub(crate) async fn until_metric(&self, line: &str) {
         let wait = async {
