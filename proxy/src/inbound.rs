@@ -197,6 +197,7 @@ async fn identified(shared: &Shared, tcp: TcpStream, received: Vec<u8>) -> Resul
         shared.metrics.limit_hit("pending_handshakes");
         return Err(Outcome::Limit("maxPendingHandshakes"));
     };
+    let _counted = shared.metrics.handshake_pending();
     let started = Instant::now();
     let strict_plaintext = |error| match &error {
         // Bytes that are no TLS record at all: a client that knows nothing of the mesh.

@@ -26,6 +26,7 @@ pub struct Metrics {
     duration: HistogramVec,
     handshakes: IntCounterVec,
     handshake_failures: IntCounterVec,
+    handshakes_pending: IntGauge,
     handshake_duration: HistogramVec,
     decisions: IntCounterVec,
     cut: IntCounterVec,
@@ -121,6 +122,10 @@ impl Metrics {
                 "squire_handshake_failures_total",
                 "Mutual TLS handshakes that did not succeed, by reason.",
                 &["role", "reason"],
+            )?,
+            handshakes_pending: declare(
+                &registry,
+                IntGauge::new("squire_handshakes_pending", "Inbound mutual TLS handshakes under way.")?,
             )?,
             handshake_duration: declare(
                 &registry,
@@ -260,6 +265,11 @@ impl Metrics {
         self.handshake_failures.with_label_values(&[role, reason]).inc();
     }
 
+    /// Counts an inbound handshake as under way until the returned guard is dropped.
+    pub(crate) fn handshake_pending(&self) -> impl Drop + use<> {
+        Pending::new(&self.handshakes_pending)
+    }
+
     pub(crate) fn limit_hit(&self, limit: &str) {
         self.limits.with_label_values(&[limit]).inc();
     }
@@ -287,6 +297,22 @@ impl Metrics {
     /// Forgets series of principals that have had no connection for a while; called now and then.
     pub(crate) fn expire_idle_series(&self) {
         self.series.expire_idle();
+    }
+}
+
+/// One more in a gauge, as long as it lives.
+struct Pending(IntGauge);
+
+impl Pending {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
