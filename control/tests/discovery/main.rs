@@ -189,6 +189,8 @@ async fn named_subscriptions_follow_only_their_names() {
     assert_eq!(seen.names(), ["shop/later"]);
     web.ack(&seen).await;
     web.unsubscribe(WORKLOAD, &["shop/db"]).await;
+    // The request and the file go different ways: the first has to have arrived.
+    plane.until_subscribed("workload", 1).await;
     plane.remove("db.yaml");
     plane
         .until_metric("squire_control_resources{kind=\"workload\"} 3")

@@ -221,6 +221,17 @@ impl Plane {
         serde_json::from_str(&self.get("/debug/sync").await).unwrap()
     }
 
+    /// Waits until the one proxy is subscribed to so many names of a kind.
+    pub(crate) async fn until_subscribed(&self, kind: &str, names: usize) {
+        let wait = async {
+            while self.sync().await["proxies"][0]["proxy"]["kinds"][kind]["subscribed"] != names {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let waited = timeout(PATIENCE, wait).await;
+        waited.unwrap_or_else(|_| panic!("the subscription never came to {names} names of {kind}"));
+    }
+
     /// Waits until a counter, named with its labels, has counted something.
     pub(crate) async fn until_counted(&self, counter: &str) {
         let counted = |line: &str| {
