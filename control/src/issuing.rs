@@ -4,7 +4,7 @@
 
 use std::{
     path::Path,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
 
@@ -83,6 +83,11 @@ impl Issuing {
             metrics: metrics.clone(),
             jwt: config.jwt.clone(),
         })
+    }
+
+    /// Shows whether anything still holds the CA's directory, and so its lock.
+    pub fn directory(&self) -> Weak<DirStore> {
+        Arc::downgrade(&self.store)
     }
 
     /// What the listener shows, renewed by itself.

@@ -3,10 +3,11 @@
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
 
+use squire_ca::store::DirStore;
 use squire_mesh::{bundle::TrustBundle, ports, svid::Revocations, wire::squire as wire};
 use tokio::{net::TcpListener, sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -31,6 +32,9 @@ use crate::{
 const PING_EVERY: Duration = Duration::from_secs(20);
 /// A proxy that does not answer within this time is not.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often to look whether the CA's directory is let go of at the end, and for how long.
+const RELEASE: Duration = Duration::from_millis(2);
+const RELEASE_LIMIT: Duration = Duration::from_secs(2);
 /// How often reports of proxies that are gone are cleared away.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -59,6 +63,7 @@ pub struct Running {
     tasks: TaskTracker,
     server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     grace: Duration,
+    ca_directory: Weak<DirStore>,
 }
 
 impl Running {
@@ -73,6 +78,7 @@ impl Running {
         let metrics = Metrics::new().map_err(ControlError::Metrics)?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let issuing = Issuing::open(&config, &metrics, &stop, &tasks).await?;
+        let ca_directory = issuing.directory();
         let (revocations, revoked) = watch::channel(Arc::new(Revocations::default()));
         let issuer = issuing.service(revoked.clone())?;
 
@@ -121,6 +127,7 @@ impl Running {
             catalog: Arc::clone(&catalog),
             metrics: metrics.clone(),
             grace: config.limits.grace,
+            ca_directory,
             stop: stop.clone(),
             tasks: tasks.clone(),
         };
@@ -161,6 +168,15 @@ impl Running {
         self.tasks.close();
         let abort = self.server.abort_handle();
         let ended = timeout(self.grace, async { tokio::join!(self.server, self.tasks.wait()).0 }).await;
+        // Connections and the log's writer let go of the CA a moment later; only then may another process run it.
+        let released = async {
+            while self.ca_directory.strong_count() > 0 {
+                tokio::time::sleep(RELEASE).await;
+            }
+        };
+        if timeout(RELEASE_LIMIT, released).await.is_err() {
+            tracing::warn!("the CA directory is still held; it is free once this process has ended");
+        }
         match ended {
             Ok(Ok(served)) => served.map_err(ControlError::Serve),
             Ok(Err(_)) => Err(ControlError::Interrupted("serving gRPC")),
