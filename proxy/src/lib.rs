@@ -15,6 +15,8 @@ pub mod data_path;
 mod dial;
 mod first_bytes;
 mod forward;
+#[allow(dead_code, reason = "HTTP is being built on it")]
+mod http;
 pub mod identity;
 mod inbound;
 mod link;
