@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpStream, task::yield_now, time::timeout};
+use tokio::{net::TcpStream, task::yield_now};
 
 use crate::{
     accept::Accepted,
@@ -12,7 +12,7 @@ use crate::{
     dial::DialError,
     forward::{self, Interrupted},
     link::{
-        Event, Framing, Link,
+        Framing,
         frame::{Control, ResetReason},
     },
     outcome::Outcome,
@@ -21,9 +21,6 @@ use crate::{
     shared::Shared,
     socket,
 };
-
-/// How long a peer may take to answer our reset before its link is given up.
-const RESET_ANSWER: Duration = Duration::from_secs(1);
 
 /// One accepted connection, from its first byte to its last.
 pub(crate) async fn serve(shared: Arc<Shared>, accepted: Accepted, target: Target) {
@@ -197,33 +194,7 @@ fn settle(shared: &Arc<Shared>, key: Key, mut leased: Leased, interrupted: &Inte
                 sequence,
                 reason: ResetReason::Aborted,
             });
-            let pool = Arc::clone(&shared.pool);
-            shared.tasks.spawn(async move {
-                let settled = timeout(RESET_ANSWER, agreed(&mut leased.link, sequence, answered)).await;
-                if settled == Ok(true) {
-                    pool.give_back(&key, leased);
-                }
-            });
-        }
-    }
-}
-
-/// Sends our RESET and waits for the peer's, unless it has come already. False: the link is lost.
-async fn agreed(link: &mut Link, sequence: u32, answered: bool) -> bool {
-    if link.flush().await.is_err() {
-        return false;
-    }
-    if answered {
-        return true;
-    }
-    loop {
-        match link.event().await {
-            Ok(Event::Data) => link.discard(),
-            Ok(Event::Fin) => {}
-            Ok(Event::Reset { sequence: of, .. }) if of == sequence => return true,
-            Ok(Event::Reset { .. }) => {}
-            Ok(Event::GoAway) => link.retire(),
-            Ok(Event::Open { .. } | Event::Closed { .. }) | Err(_) => return false,
+            shared.pool.settle(key, leased, answered);
         }
     }
 }

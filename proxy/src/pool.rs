@@ -11,17 +11,21 @@ use std::{
 };
 
 use squire_mesh::{spiffe::SpiffeId, svid::VerifiedPeer};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::{
     authorize::grounds,
     credentials::{Credentials, CredentialsWatch},
     dial::{DialError, Dialer},
-    link::{Event, Framing, Link},
+    link::{Ended, Event, Framing, Link, LinkStream},
     metrics::{LinkEvent, Metrics},
     state::State,
     tls::handshake::Parameters,
 };
+
+/// How long a peer may take to answer our reset before its link is given up.
+const RESET_ANSWER: Duration = Duration::from_secs(1);
 
 /// How many links are kept, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -135,6 +139,47 @@ impl Pool {
             leased,
             since: Instant::now(),
         });
+    }
+
+    /// After an abort whose RESET has been pushed: the link comes back once both ends agree that the application
+    /// connection is over. `answered`: the peer's RESET has come already.
+    pub(crate) fn settle(self: &Arc<Self>, key: Key, mut leased: Leased, answered: bool) {
+        let pool = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let settling = leased.link.settle(leased.sequence, answered);
+            if timeout(RESET_ANSWER, settling).await == Ok(true) {
+                pool.give_back(&key, leased);
+            }
+        });
+    }
+
+    /// Begins an application connection named `id` on a leased link, as a byte stream that brings the link back.
+    #[allow(dead_code, reason = "HTTP is being built on it")]
+    pub(crate) fn stream(self: &Arc<Self>, key: Key, leased: Leased, id: u64) -> LinkStream {
+        let Leased {
+            link,
+            peer,
+            parameters,
+            handshake,
+            sequence,
+            generation,
+        } = leased;
+        let pool = Arc::clone(self);
+        let give_back = move |link, ended| {
+            let leased = Leased {
+                link,
+                peer,
+                parameters,
+                handshake,
+                sequence,
+                generation,
+            };
+            match ended {
+                Ended::Complete => pool.give_back(&key, leased),
+                Ended::Aborted { answered } => pool.settle(key, leased, answered),
+            }
+        };
+        LinkStream::open(link, sequence, id, Box::new(give_back))
     }
 
     /// Closes what is old, lost or no longer ours; called every few seconds and whenever trust changes.

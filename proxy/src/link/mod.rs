@@ -2,16 +2,18 @@
 //! elsewhere; nothing here knows policy, pools or Kubernetes.
 
 pub(crate) mod frame;
+mod io;
 mod receive;
 mod send;
 
 use std::{
-    io::{self, IoSlice},
+    io::IoSlice,
     task::{Context, Poll, ready},
 };
 
 use tokio::net::TcpStream;
 
+pub(crate) use self::io::{Ended, LinkStream};
 use self::{
     frame::{Control, FrameError, ResetReason},
     receive::Receiver,
@@ -33,7 +35,7 @@ pub(crate) enum Framing {
 pub(crate) enum LinkError {
     /// The socket to the peer failed.
     #[error("the connection to the peer failed: {0}")]
-    Io(#[from] io::Error),
+    Io(#[from] std::io::Error),
     /// Record protection failed, or the peer sent an alert.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -129,15 +131,58 @@ impl Link {
     }
 
     /// Writes received application bytes to `app` until none is left. Returns how many were written at the last step.
-    pub(crate) fn poll_deliver(&mut self, app: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_deliver(&mut self, app: &TcpStream, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); receive::SEGMENTS];
         let count = self.receiver.data(&mut slices);
         let written = ready!(crate::socket::poll_write(app, cx, &slices[..count]))?;
         if written == 0 {
-            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
         }
         self.receiver.consume(written);
         Poll::Ready(Ok(written))
+    }
+
+    /// Copies received application bytes to the front of `to`; returns how many.
+    fn take_data(&mut self, to: &mut [u8]) -> usize {
+        let mut slices = [IoSlice::new(&[]); receive::SEGMENTS];
+        let count = self.receiver.data(&mut slices);
+        let mut filled = 0;
+        for slice in &slices[..count] {
+            let piece = slice.len().min(to.len() - filled);
+            to[filled..filled + piece].copy_from_slice(&slice[..piece]);
+            filled += piece;
+        }
+        self.receiver.consume(filled);
+        filled
+    }
+
+    /// Protects application bytes of `bufs`, together with frames that wait; writes as the peer takes it. Returns how
+    /// many were taken; [`Link::poll_flush`] sends what the socket has not taken at once.
+    fn poll_send(&mut self, bufs: &[IoSlice<'_>], cx: &mut Context<'_>) -> Poll<Result<usize, LinkError>> {
+        self.sender
+            .poll_send(bufs, &self.tcp, &mut self.records, self.framing, cx)
+    }
+
+    /// After an abort: sends the RESET that was pushed and waits for the peer's, unless it has come already. True: both
+    /// ends agree that application connection `sequence` is over, and the link can carry the next one.
+    pub(crate) async fn settle(&mut self, sequence: u32, answered: bool) -> bool {
+        self.discard();
+        if self.flush().await.is_err() {
+            return false;
+        }
+        if answered {
+            return true;
+        }
+        loop {
+            match self.event().await {
+                Ok(Event::Data) => self.discard(),
+                Ok(Event::Fin) => {}
+                Ok(Event::Reset { sequence: of, .. }) if of == sequence => return true,
+                Ok(Event::Reset { .. }) => {}
+                Ok(Event::GoAway) => self.retire(),
+                Ok(Event::Open { .. } | Event::Closed { .. }) | Err(_) => return false,
+            }
+        }
     }
 
     /// Puts a control frame before whatever is sent next. Nothing happens with [`Framing::Plain`].
@@ -151,6 +196,14 @@ impl Link {
     pub(crate) fn poll_pump(&mut self, app: &TcpStream, cx: &mut Context<'_>) -> Poll<Result<Pumped, PumpError>> {
         self.sender
             .poll_pump(app, &self.tcp, &mut self.records, self.framing, cx)
+    }
+
+    /// Ends our half of the application connection behind what was sent: FIN, or close_notify with [`Framing::Plain`].
+    fn push_end(&mut self) {
+        match self.framing {
+            Framing::Squire => self.sender.push(Control::Fin),
+            Framing::Plain => self.sender.push_close_notify(),
+        }
     }
 
     /// Writes everything that waits to the peer.
@@ -190,7 +243,7 @@ impl Link {
 pub(crate) enum PumpError {
     /// The application's socket failed.
     #[error("the application's connection failed: {0}")]
-    App(io::Error),
+    App(std::io::Error),
     /// The link failed.
     #[error(transparent)]
     Link(#[from] LinkError),

@@ -2,7 +2,7 @@
 //! writes them with one system call. Holds a buffer only while bytes are in it.
 
 use std::{
-    io::IoSliceMut,
+    io::{IoSlice, IoSliceMut},
     ops::Range,
     task::{Context, Poll, ready},
 };
@@ -79,7 +79,7 @@ impl Sender {
     ) -> Poll<Result<(), LinkError>> {
         loop {
             while let Some(chunk) = self.chunk.as_ref().filter(|_| !self.sealed.is_empty()) {
-                let bytes = std::io::IoSlice::new(&chunk[self.sealed.clone()]);
+                let bytes = IoSlice::new(&chunk[self.sealed.clone()]);
                 let written = ready!(socket::poll_write(tcp, cx, &[bytes]))?;
                 if written == 0 {
                     return Poll::Ready(Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into()));
@@ -114,6 +114,47 @@ impl Sender {
         }
         self.sealed = 0..end;
         Ok(true)
+    }
+
+    /// Protects bytes from the front of `bufs`, as many as a chunk takes, together with frames that wait, and writes as
+    /// the peer takes it. The count is of bytes that are protected; [`Sender::poll_flush`] sends what is left of them.
+    pub(super) fn poll_send(
+        &mut self,
+        bufs: &[IoSlice<'_>],
+        tcp: &TcpStream,
+        records: &mut Records,
+        framing: Framing,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, LinkError>> {
+        if !self.sealed.is_empty() || records.key_update_due() {
+            ready!(self.poll_flush(tcp, records, cx))?;
+        }
+        let control = usize::from(self.waiting_length);
+        let start = control + if framing == Framing::Squire { frame::HEADER } else { 0 };
+        let room = CAPACITY - start;
+        let length = bufs.iter().map(|buf| buf.len()).sum::<usize>().min(room);
+        if length == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        let mut chunk = self.chunk.take().unwrap_or_else(Chunk::take);
+        write_at(&mut chunk, 0, &self.waiting[..control]);
+        if framing == Framing::Squire {
+            write_at(&mut chunk, control, &frame::data_header(length));
+        }
+        let mut at = start;
+        for buf in bufs {
+            let taken = buf.len().min(start + length - at);
+            copy_at(&mut chunk, at, &buf[..taken]);
+            at += taken;
+        }
+        self.waiting_length = 0;
+        self.sealed = 0..records.seal(&mut chunk, start + length)?;
+        self.chunk = Some(chunk);
+        // Written at once where the socket takes it; the bytes count already.
+        if let Poll::Ready(done) = self.poll_flush(tcp, records, cx) {
+            done?;
+        }
+        Poll::Ready(Ok(length))
     }
 
     pub(super) fn poll_pump(
@@ -200,6 +241,17 @@ fn place(at: usize) -> usize {
 fn write_at(chunk: &mut Chunk, at: usize, bytes: &[u8]) {
     for (offset, &byte) in bytes.iter().enumerate() {
         chunk[place(at + offset)] = byte;
+    }
+}
+
+/// Copies application bytes to plaintext position `at`, one piece a record slot.
+fn copy_at(chunk: &mut Chunk, mut at: usize, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        let piece = bytes.len().min(RECORD_PLAINTEXT - at % RECORD_PLAINTEXT);
+        let start = place(at);
+        chunk[start..start + piece].copy_from_slice(&bytes[..piece]);
+        at += piece;
+        bytes = &bytes[piece..];
     }
 }
 
