@@ -9,13 +9,15 @@ use std::{
         Arc,
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
+    time::{Duration, SystemTime},
 };
 
 use serde::Serialize;
 
 use crate::{
     connection::{Connection, seconds},
-    metrics::Metrics,
+    http::{Exchange, Target},
+    metrics::{Metrics, RequestKey},
     outcome::Outcome,
 };
 
@@ -47,6 +49,8 @@ struct Line<'a> {
     upstream: Option<String>,
     workload: Option<String>,
     protocol: &'static str,
+    application: &'static str,
+    requests: u64,
     tls_version: Option<&'static str>,
     tls_suite: Option<&'static str>,
     tls_group: Option<&'static str>,
@@ -58,6 +62,40 @@ struct Line<'a> {
     duration_ms: f64,
     bytes_from_client: u64,
     bytes_to_client: u64,
+}
+
+#[derive(Serialize)]
+struct RequestLine<'a> {
+    time: f64,
+    event: &'static str,
+    /// The connection's.
+    id: String,
+    direction: &'static str,
+    source: Option<&'a str>,
+    destination: Option<&'a str>,
+    client: String,
+    port: u16,
+    upstream: Option<String>,
+    protocol: &'static str,
+    version: &'static str,
+    method: &'a str,
+    authority: &'a str,
+    path: &'a str,
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc_status: Option<u8>,
+    flag: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'a str>,
+    attempts: u8,
+    verdict: Option<&'static str>,
+    rule: Option<String>,
+    why: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a str>,
+    duration_ms: f64,
 }
 
 impl AccessLog {
@@ -88,10 +126,24 @@ impl AccessLog {
         })
     }
 
+    /// Whether there are lines at all.
+    pub(crate) fn is_on(&self) -> bool {
+        self.lines.is_some()
+    }
+
     /// Writes the line of a connection that has ended.
     pub(crate) fn write(&self, connection: &Connection, outcome: &Outcome) {
+        self.send(|| line(connection, outcome));
+    }
+
+    /// Writes the line of a request that has ended.
+    pub(crate) fn write_request(&self, exchange: &Exchange, key: &RequestKey, took: Duration) {
+        self.send(|| request_line(exchange, key, took));
+    }
+
+    fn send(&self, line: impl FnOnce() -> Vec<u8>) {
         let Some(lines) = &self.lines else { return };
-        match lines.try_send(line(connection, outcome)) {
+        match lines.try_send(line()) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.metrics.access_log_lost(),
         }
@@ -135,6 +187,8 @@ fn line(connection: &Connection, outcome: &Outcome) -> Vec<u8> {
         upstream: facts.upstream.map(|address| address.to_string()),
         workload: facts.peer_workload.as_ref().map(ToString::to_string),
         protocol: facts.carrier.as_str(),
+        application: facts.application.as_str(),
+        requests: connection.requests(),
         tls_version: facts.tls.map(|tls| tls.version),
         tls_suite: facts.tls.map(|tls| tls.suite),
         tls_group: facts.tls.map(|tls| tls.group),
@@ -148,6 +202,47 @@ fn line(connection: &Connection, outcome: &Outcome) -> Vec<u8> {
         duration_ms: connection.age().as_secs_f64() * 1e3,
         bytes_from_client,
         bytes_to_client,
+    };
+    let mut bytes = serde_json::to_vec(&line).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
+
+fn request_line(exchange: &Exchange, key: &RequestKey, took: Duration) -> Vec<u8> {
+    let connection = &exchange.connection;
+    let facts = connection.facts();
+    let (source, destination) = connection.principals(&facts);
+    let decision = exchange.decision.as_ref().or(facts.decision.as_ref());
+    let nothing = Target::default();
+    let target = exchange.target.as_deref().unwrap_or(&nothing);
+    let line = RequestLine {
+        time: seconds(SystemTime::now()),
+        event: "request",
+        id: format!("{:016x}", connection.id),
+        direction: connection.direction.as_str(),
+        source: source.map(|id| id.as_str()),
+        destination: destination.map(|id| id.as_str()),
+        client: connection.client.to_string(),
+        port: facts.port,
+        upstream: facts.upstream.map(|address| address.to_string()),
+        protocol: facts.carrier.as_str(),
+        version: exchange.version.as_str(),
+        method: &target.method,
+        authority: &target.authority,
+        path: &target.path,
+        status: key.status,
+        grpc_status: key.grpc_status,
+        flag: key.flag.as_str(),
+        route: key.route.as_deref(),
+        attempts: exchange.attempts,
+        verdict: decision.map(|decision| decision.verdict.as_str()),
+        rule: decision
+            .and_then(|decision| decision.by.as_ref())
+            .map(ToString::to_string),
+        why: decision.map(|decision| decision.why.to_string()),
+        request_id: target.request_id.as_deref(),
+        traceparent: target.traceparent.as_deref(),
+        duration_ms: took.as_secs_f64() * 1e3,
     };
     let mut bytes = serde_json::to_vec(&line).unwrap_or_default();
     bytes.push(b'\n');

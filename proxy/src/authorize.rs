@@ -3,8 +3,9 @@
 
 use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
+pub(crate) use squire_mesh::policy::OnConnection;
 use squire_mesh::{
-    policy::{self, Decision, Endpoint, Principal, Request},
+    policy::{self, Decision, Endpoint, Http, Principal, Request},
     svid::VerifiedPeer,
     workload::Workload,
 };
@@ -39,7 +40,7 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
-    fn of(decision: Decision) -> Self {
+    pub(crate) fn of(decision: Decision) -> Self {
         if decision.is_allowed() {
             Self::Permitted(Permit(()), decision)
         } else {
@@ -48,23 +49,61 @@ impl Answer {
     }
 }
 
-/// May this peer reach our workload on this port?
+/// May this peer reach our workload on this port, with bytes?
 pub(crate) fn inbound(snapshot: &Snapshot, question: Question<'_>) -> Answer {
     let Some(table) = &snapshot.policy else {
         return Answer::NotReady("policy");
     };
     let source = workload_at(snapshot, question.remote, question.peer);
-    if let (Some(workload), Some(peer)) = (&source, question.peer)
-        && workload.selectable()
-        && !workload.may_show(&Principal::from(peer.id()))
-    {
-        return Answer::Denied(Decision::address_mismatch());
+    if let Some(decision) = mismatch(source.as_deref(), question) {
+        return Answer::Denied(decision);
     }
+    let request = incoming(snapshot, question, source.as_deref());
+    Answer::of(policy::decide_inbound(table, &request))
+}
+
+/// May this peer reach our workload on this port with HTTP? What holds for every request, if anything does.
+pub(crate) fn connection(snapshot: &Snapshot, question: Question<'_>) -> OnConnection {
+    let Some(table) = &snapshot.policy else {
+        return OnConnection::PerRequest;
+    };
+    let source = workload_at(snapshot, question.remote, question.peer);
+    if let Some(decision) = mismatch(source.as_deref(), question) {
+        return OnConnection::Decided(decision);
+    }
+    policy::decide_connection(table, &incoming(snapshot, question, source.as_deref()))
+}
+
+/// May this request reach our workload? `source`: the workload at the peer's address.
+pub(crate) fn inbound_request(
+    snapshot: &Snapshot,
+    question: Question<'_>,
+    source: Option<&Workload>,
+    http: Http<'_>,
+) -> Answer {
+    let Some(table) = &snapshot.policy else {
+        return Answer::NotReady("policy");
+    };
+    if let Some(decision) = mismatch(source, question) {
+        return Answer::Denied(decision);
+    }
+    let request = incoming(snapshot, question, source).with_http(http);
+    Answer::of(policy::decide_inbound(table, &request))
+}
+
+/// An address that stands for one workload while the certificate shows another (spec §1.6.21).
+fn mismatch(source: Option<&Workload>, question: Question<'_>) -> Option<Decision> {
+    let (workload, peer) = (source?, question.peer?);
+    let fits = !workload.selectable() || workload.may_show(&Principal::from(peer.id()));
+    (!fits).then(Decision::address_mismatch)
+}
+
+fn incoming<'a>(snapshot: &'a Snapshot, question: Question<'a>, source: Option<&'a Workload>) -> Request<'a> {
     let me = snapshot.me.as_deref();
-    let request = Request::connection(
+    Request::connection(
         policy::Source {
             ip: question.remote.ip().to_canonical(),
-            workload: source.as_deref().map(|workload| workload as &dyn Endpoint),
+            workload: source.map(|workload| workload as &dyn Endpoint),
             principal: question.peer.map(|peer| Principal::from(peer.id())),
             own_node: false,
         },
@@ -77,8 +116,7 @@ pub(crate) fn inbound(snapshot: &Snapshot, question: Question<'_>) -> Answer {
             mutual_tls: question.peer.is_some(),
             ..policy::Connection::default()
         },
-    );
-    Answer::of(policy::decide_inbound(table, &request))
+    )
 }
 
 /// May our workload reach this address?

@@ -1,6 +1,8 @@
 //! The sidecar: it gives the workload beside it a cryptographic identity, speaks mutual TLS for it in both directions,
 //! lets in only the peers that policy allows, and tells people what it saw. It knows no Kubernetes and signs nothing.
 
+#![allow(dead_code, unused_imports, reason = "HTTP is being built on it")]
+
 mod accept;
 mod access_log;
 pub mod admin;
@@ -15,7 +17,6 @@ pub mod data_path;
 mod dial;
 mod first_bytes;
 mod forward;
-#[allow(dead_code, reason = "HTTP is being built on it")]
 mod http;
 pub mod identity;
 mod inbound;

@@ -8,7 +8,7 @@ use tokio::{net::TcpStream, task::yield_now};
 use crate::{
     accept::Accepted,
     authorize::{self, Answer, Permit, Question},
-    connection::{Carrier, Direction, Facts, Record},
+    connection::{Carrier, Connection, Direction, Facts, Record},
     dial::DialError,
     forward::{self, Interrupted},
     link::{
@@ -87,7 +87,7 @@ async fn attempt(shared: &Arc<Shared>, app: &TcpStream, record: &Record, target:
 }
 
 /// Egress policy, noted in the record. The record is registered by now, so a policy that changes from here on finds it.
-fn decide(shared: &Shared, record: &Record, endpoint: &Endpoint) -> Result<Permit, Outcome> {
+pub(crate) fn decide(shared: &Shared, record: &Connection, endpoint: &Endpoint) -> Result<Permit, Outcome> {
     let snapshot = shared.snapshot();
     let local = snapshot.me.as_ref().and_then(|me| me.addresses.first()).copied();
     let question = Question {

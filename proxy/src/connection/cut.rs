@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU8, Ordering},
+    sync::atomic::{AtomicBool, AtomicU8, Ordering},
     task::{Context, Poll},
 };
 
@@ -71,6 +71,7 @@ impl fmt::Display for Cut {
 #[derive(Default)]
 pub(super) struct CutSwitch {
     reason: AtomicU8,
+    judge: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -83,6 +84,16 @@ impl CutSwitch {
         {
             self.waker.wake();
         }
+    }
+
+    pub(super) fn judge_again(&self) {
+        self.judge.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// True once for each time it was asked for.
+    pub(super) fn to_be_judged(&self) -> bool {
+        self.judge.load(Ordering::Acquire) && self.judge.swap(false, Ordering::AcqRel)
     }
 
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Cut> {

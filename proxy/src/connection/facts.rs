@@ -50,6 +50,37 @@ impl Carrier {
     }
 }
 
+/// What the application speaks, as far as that is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) enum Application {
+    /// Not known yet.
+    #[default]
+    Unknown,
+    /// Bytes.
+    Bytes,
+    /// HTTP/1.0 or 1.1: each request is judged.
+    Http1,
+    /// HTTP/2: each request is judged.
+    Http2,
+}
+
+impl Application {
+    /// For logs and people.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Bytes => "tcp",
+            Self::Http1 => "http/1.1",
+            Self::Http2 => "http/2",
+        }
+    }
+
+    /// Whether policy looks at requests instead of at the connection.
+    pub(crate) fn is_http(self) -> bool {
+        matches!(self, Self::Http1 | Self::Http2)
+    }
+}
+
 /// What is known so far.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Facts {
@@ -64,6 +95,7 @@ pub(crate) struct Facts {
     /// Where we dialled.
     pub(crate) upstream: Option<SocketAddr>,
     pub(crate) carrier: Carrier,
+    pub(crate) application: Application,
     pub(crate) tls: Option<Parameters>,
     /// How long the handshake of this connection took; none where a link was reused.
     pub(crate) handshake: Option<Duration>,

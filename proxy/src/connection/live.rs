@@ -40,6 +40,10 @@ pub struct ConnectionView {
     pub workload: Option<String>,
     /// What carries it: `squire/1`, `squire-tls/1`, `plaintext`.
     pub protocol: &'static str,
+    /// What the application speaks: `http/1.1`, `http/2`, `tcp`, or `unknown` before its first byte.
+    pub application: &'static str,
+    /// Requests so far.
+    pub requests: u64,
     /// TLS version, where there is TLS.
     pub tls_version: Option<&'static str>,
     /// TLS cipher suite.
@@ -133,6 +137,8 @@ impl ConnectionView {
             upstream: facts.upstream.map(|address| address.to_string()),
             workload: facts.peer_workload.as_ref().map(ToString::to_string),
             protocol: facts.carrier.as_str(),
+            application: facts.application.as_str(),
+            requests: connection.requests(),
             tls_version: facts.tls.map(|tls| tls.version),
             tls_suite: facts.tls.map(|tls| tls.suite),
             tls_group: facts.tls.map(|tls| tls.group),

@@ -18,7 +18,7 @@ use std::{
 
 pub use self::{cut::Cut, facts::Direction, live::ConnectionView, live::Registry};
 pub(crate) use self::{
-    facts::{Carrier, Facts},
+    facts::{Application, Carrier, Facts},
     live::seconds,
 };
 use squire_mesh::spiffe::SpiffeId;
@@ -44,6 +44,7 @@ pub struct Connection {
     /// Bytes from the side that opened the connection, and back to it.
     from_client: AtomicU64,
     to_client: AtomicU64,
+    requests: AtomicU64,
     facts: Mutex<Facts>,
     series: OnceLock<Arc<Series>>,
     cut: CutSwitch,
@@ -137,6 +138,26 @@ impl Connection {
         (self.from_client.load(Relaxed), self.to_client.load(Relaxed))
     }
 
+    /// One more request on it.
+    pub(crate) fn count_request(&self) {
+        self.requests.fetch_add(1, Relaxed);
+    }
+
+    /// Requests on it so far.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    /// Asks whoever serves the connection to judge its open request again: policy has changed.
+    pub(crate) fn judge_again(&self) {
+        self.cut.judge_again();
+    }
+
+    /// Whether its open request has to be judged again; asked after [`Connection::poll_cut`], whose waker serves both.
+    pub(crate) fn to_be_judged(&self) -> bool {
+        self.cut.to_be_judged()
+    }
+
     /// How long it has been open.
     pub(crate) fn age(&self) -> std::time::Duration {
         self.opened.elapsed()
@@ -175,6 +196,7 @@ impl Recorder {
             opened_at: SystemTime::now() - since.elapsed(),
             from_client: AtomicU64::new(0),
             to_client: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
             facts: Mutex::new(facts),
             series: OnceLock::new(),
             cut: CutSwitch::default(),

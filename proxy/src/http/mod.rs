@@ -1,13 +1,20 @@
 //! HTTP as the sidecar sees it, whatever version carries it: the view of a request that policy, tokens, providers and
-//! routes look at, the edits they ask for, and the replies we give ourselves. Moves no bytes.
+//! routes look at, the edits they ask for, the replies we give ourselves, and the record of each request.
 
 mod edits;
+mod exchange;
+mod flag;
+mod gate;
 mod reply;
 mod view;
+mod way;
 
-#[allow(unused_imports, reason = "the versions of HTTP that use them are on their way")]
 pub(crate) use self::{
     edits::Edits,
+    exchange::{Exchange, Target},
+    flag::Flag,
+    gate::{Admitted, Gate, Refused, Standing},
     reply::LocalReply,
     view::{Fields, RequestView, Version},
+    way::{Chosen, Way},
 };

@@ -1,6 +1,7 @@
 //! The data path's metrics: each is declared here once, with closed or bounded labels, never an address. Children are
 //! resolved once per connection; on the hot path a metric is one atomic addition.
 
+mod requests;
 mod series;
 
 use std::time::Duration;
@@ -10,8 +11,11 @@ use prometheus::{
     core::Collector,
 };
 
-pub(crate) use self::series::Series;
 use self::series::{SeriesKey, SeriesTable};
+pub(crate) use self::{
+    requests::{Method, RequestKey},
+    series::Series,
+};
 use crate::{
     connection::{Connection, Cut, Direction},
     outcome::Outcome,

@@ -3,13 +3,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use squire_mesh::spiffe::SpiffeId;
 
+use super::requests::{RequestFamilies, RequestKey, Requests};
 use crate::connection::Direction;
 
 /// Pairs of principals with series of their own; later ones are counted together.
@@ -45,6 +46,8 @@ pub(crate) struct Series {
     pub(crate) from_client: IntCounter,
     pub(crate) to_client: IntCounter,
     closed: IntCounterVec,
+    families: RequestFamilies,
+    requests: OnceLock<Requests>,
     labels: [String; 3],
 }
 
@@ -56,6 +59,13 @@ impl Series {
             .with_label_values(&[direction.as_str(), source, destination, outcome])
             .inc();
     }
+
+    /// Counts a request that has ended.
+    pub(crate) fn request(&self, key: &RequestKey, took: Duration) {
+        self.requests
+            .get_or_init(|| Requests::new(&self.families, &self.labels))
+            .count(&self.labels, key, took);
+    }
 }
 
 /// All series with principals.
@@ -64,6 +74,7 @@ pub(super) struct SeriesTable {
     sent: IntCounterVec,
     closed: IntCounterVec,
     capped: IntCounter,
+    requests: RequestFamilies,
     known: Mutex<HashMap<SeriesKey, (Arc<Series>, Instant)>>,
 }
 
@@ -109,6 +120,7 @@ impl SeriesTable {
                     "Times a pair of principals was counted as \"other\" because the cap of series was reached.",
                 )?,
             )?,
+            requests: RequestFamilies::new(registry)?,
             known: Mutex::default(),
         })
     }
@@ -135,6 +147,8 @@ impl SeriesTable {
             from_client: self.received.with_label_values(&values),
             to_client: self.sent.with_label_values(&values),
             closed: self.closed.clone(),
+            families: self.requests.clone(),
+            requests: OnceLock::new(),
             labels,
         });
         if full {
@@ -156,6 +170,9 @@ impl SeriesTable {
             let values = [direction.as_str(), source, destination];
             let _ = self.received.remove_label_values(&values);
             let _ = self.sent.remove_label_values(&values);
+            if let Some(requests) = series.requests.get() {
+                requests.forget(&series.labels);
+            }
             for outcome in crate::outcome::LABELS {
                 let _ = self
                     .closed
