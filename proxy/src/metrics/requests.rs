@@ -232,7 +232,7 @@ mod tests {
         for status in 0..400 {
             requests.count(&pair(), &key(status), Duration::from_millis(1));
         }
-        let family = |name: &str| registry.gather().into_iter().find(|family| family.get_name() == name);
+        let family = |name: &str| registry.gather().into_iter().find(|family| family.name() == name);
         let total = family("squire_requests_total").unwrap();
         assert_eq!(total.get_metric().len(), CAP + 1);
         let sum: f64 = total
