@@ -1,8 +1,11 @@
 //! The product against a slow reference evaluator, on random policies and requests; and properties that must hold
-//! whatever the policies are. `SQUIRE_DIFFERENTIAL_PAIRS` sets how many pairs each family gets (default 100,000).
+//! whatever the policies are. `SQUIRE_DIFFERENTIAL_PAIRS` sets how many pairs each family gets (default 30,000, some
+//! seconds in a debug build; CI runs 100,000), `SQUIRE_DIFFERENTIAL_SEED` where to begin.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail")]
 
+#[path = "differential/connections.rs"]
+mod connections;
 #[path = "differential/generate.rs"]
 mod generate;
 #[path = "differential/reference.rs"]
@@ -25,7 +28,7 @@ const REQUESTS: usize = 10;
 fn pairs() -> usize {
     env::var("SQUIRE_DIFFERENTIAL_PAIRS")
         .ok()
-        .map_or(100_000, |text| text.parse().expect("a number"))
+        .map_or(30_000, |text| text.parse().expect("a number"))
 }
 
 fn first_seed() -> u64 {
@@ -253,6 +256,27 @@ fn a_table_decides_the_same_after_the_wire() {
             assert_eq!(decoded, table);
         }
     });
+}
+
+#[test]
+fn what_is_said_of_a_connection_holds_for_every_request_on_it() {
+    let seen = std::cell::RefCell::new(connections::Seen::default());
+    property(Family::Authorization, |r, objects, mesh, request| {
+        seen.borrow_mut().look(&set(objects, mesh), request, r);
+    });
+    property(Family::All, |r, objects, mesh, request| {
+        seen.borrow_mut().look(&set(objects, mesh), request, r);
+    });
+    let seen = seen.into_inner();
+    for (case, times) in [
+        ("decided on the connection", seen.decided),
+        ("left to the requests", seen.per_request),
+        ("no request has to be looked at", seen.blind),
+        ("requests on one connection differ", seen.varied),
+        ("a provider is asked", seen.asked),
+    ] {
+        assert!(times > 100, "{case}: only {times} times, of {seen:?}");
+    }
 }
 
 #[test]

@@ -457,13 +457,19 @@ pub(crate) fn request(r: &mut Random, family: Family) -> Value {
     if http {
         request["http"] = http_of(r);
     }
-    request["extAuthz"] = json!({});
+    request["extAuthz"] = answers(r);
+    request
+}
+
+/// What external providers would say; one that is missing cannot be asked.
+pub(crate) fn answers(r: &mut Random) -> Value {
+    let mut answers = json!({});
     for provider in ["p1", "p2"] {
         if !r.once_in(4) {
-            request["extAuthz"][provider] = json!(r.pick(&["allow", "deny", "error"]));
+            answers[provider] = json!(r.pick(&["allow", "deny", "error"]));
         }
     }
-    request
+    answers
 }
 
 fn end(r: &mut Random) -> Value {
@@ -477,7 +483,7 @@ fn end(r: &mut Random) -> Value {
     json!({ "kind": "pod", "ip": ip, "namespace": namespace, "labels": match_labels(r), "namespaceLabels": labels })
 }
 
-fn http_of(r: &mut Random) -> Value {
+pub(crate) fn http_of(r: &mut Random) -> Value {
     let paths = [
         "/a",
         "/b",

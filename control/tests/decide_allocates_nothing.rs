@@ -1,0 +1,302 @@
+//! A decision takes no memory: not for a connection, not for a request, whatever the policies look at and whichever way
+//! it goes. Counted by the allocator itself, in a process of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+#![allow(unsafe_code, reason = "an allocator that counts can only be written with unsafe")]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    hint::black_box,
+};
+
+use serde_json::{Map, Value, json};
+use squire_control::{
+    manifest::Manifest,
+    policy::{MeshConfig, PolicySet, Subject},
+};
+use squire_mesh::policy::{
+    Answer, Answers, Connection, Destination, Endpoint, Http, Principal, Protocol, Request, Source, Table, decide,
+    decide_connection, decide_inbound, decide_outbound,
+};
+
+thread_local! {
+    /// How often this thread has asked for memory.
+    static TAKEN: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call is passed on to the system's allocator unchanged; counting touches a constant-initialised
+// thread-local without a destructor, which takes no memory itself.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        TAKEN.with(|taken| taken.set(taken.get() + 1));
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        TAKEN.with(|taken| taken.set(taken.get() + 1));
+        // SAFETY: the caller keeps the contract of `realloc`.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// How often `work` asked for memory, and what came of it.
+fn taken<R>(work: impl FnOnce() -> R) -> (usize, R) {
+    let before = TAKEN.with(Cell::get);
+    let result = black_box(work());
+    (TAKEN.with(Cell::get) - before, result)
+}
+
+const POLICIES: &str = r#"
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: in, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  policyTypes: [Ingress, Egress]
+  ingress:
+  - from: [{ipBlock: {cidr: 192.0.2.0/24, except: [192.0.2.7/32]}}]
+  - from:
+    - namespaceSelector: {matchExpressions: [{key: team, operator: In, values: [a, front]}]}
+      podSelector: {matchExpressions: [{key: app, operator: NotIn, values: [bad]}, {key: app, operator: Exists}]}
+    ports: [{port: 5432}, {port: http}, {port: 8000, endPort: 9000}]
+  egress:
+  - to: [{podSelector: {matchLabels: {app: none}}}]
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict, namespace: shop}
+spec: {selector: {matchLabels: {app: db}}, mtls: {mode: STRICT}, portLevelMtls: {9090: {mode: PERMISSIVE}}}
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens, namespace: shop}
+spec: {jwtRules: [{issuer: https://issuer.example, spaceDelimitedClaims: [groups]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: deny, namespace: shop}
+spec:
+  selector: {matchLabels: {speaks: http}}
+  action: DENY
+  rules:
+  - to: [{operation: {paths: ["/admin/{**}", "/x/{*}/y", "*.bak", "/secret*"], notMethods: [GET]}}]
+  - when:
+    - {key: "request.headers[x-role]", values: [intruder, "evil-*"]}
+    - {key: connection.sni, notValues: [db.shop]}
+  - from: [{source: {notPrincipals: ["*/ns/front/sa/*"], notNamespaces: [front], notTrustDomains: ["cluster.*"]}}]
+  - from: [{source: {notIpBlocks: [10.0.0.0/8], remoteIpBlocks: [203.0.113.0/24]}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ask, namespace: shop}
+spec: {selector: {matchLabels: {speaks: http}}, action: CUSTOM, provider: {name: judge}, rules: [{to: [{operation: {hosts: ["DB.*", "x.example"]}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: mark, namespace: shop}
+spec: {action: AUDIT, rules: [{to: [{operation: {methods: [GET, POST]}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: try, namespace: shop, annotations: {istio.io/dry-run: "true"}}
+spec: {action: DENY, rules: [{from: [{source: {serviceAccounts: [front/web]}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: allow-requests, namespace: shop}
+spec:
+  rules:
+  - from: [{source: {requestPrincipals: ["*"]}}]
+    to: [{operation: {ports: ["8080"], paths: ["/orders/{*}/items"]}}]
+    when:
+    - {key: "request.auth.claims[groups]", values: [buyers]}
+    - {key: "request.auth.claims[realm][roles]", values: ["cust*"]}
+    - {key: request.auth.audiences, values: [shop]}
+    - {key: "request.headers[x-tenant]", values: [acme, "tenant-*"], notValues: [tenant-0]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: allow-connections, namespace: shop}
+spec: {rules: [{from: [{source: {principals: [cluster.local/ns/front/sa/web]}}], to: [{operation: {ports: ["5432"]}}]}]}
+---
+apiVersion: squire.mesh/v1
+kind: MeshConfig
+metadata: {name: mesh}
+spec: {extensionProviders: {judge: {type: grpc}}}
+"#;
+
+struct Pod(&'static str, &'static str);
+
+impl Endpoint for Pod {
+    fn namespace(&self) -> &str {
+        self.0
+    }
+
+    fn label(&self, key: &str) -> Option<&str> {
+        (key == "app").then_some(self.1)
+    }
+
+    fn namespace_label(&self, key: &str) -> Option<&str> {
+        (key == "team").then_some(self.0)
+    }
+
+    fn named_port(&self, name: &str, _protocol: Protocol) -> Option<u16> {
+        (name == "http").then_some(8080)
+    }
+}
+
+struct Says(Answer);
+
+impl Answers for Says {
+    fn answer(&self, _provider: &str) -> Answer {
+        self.0
+    }
+}
+
+/// The table of a workload. On bytes, HTTP-only conditions of the DENY policy count as met: one that speaks HTTP denies them.
+fn table(app: &str, namespace: &str, speaks: &str) -> Table {
+    let manifest = Manifest::parse("test", POLICIES);
+    let (config, problems) = MeshConfig::from_objects(&manifest.objects);
+    assert!(problems.is_empty(), "{problems:?}");
+    let (set, problems) = PolicySet::from_objects(&manifest.objects, config);
+    assert!(
+        problems
+            .iter()
+            .all(|problem| problem.severity != squire_control::manifest::Severity::Error),
+        "{problems:?}"
+    );
+    set.compile(&Subject {
+        namespace,
+        labels: vec![("app", app), ("speaks", speaks)],
+        selectable: true,
+    })
+}
+
+fn to(port: u16, from: &'static Pod, id: Option<&'static str>) -> Request<'static> {
+    let source = Source::workload("10.0.0.1".parse().unwrap(), from);
+    let source = id.map_or(source, |id| source.with_principal(Principal::new(id)));
+    let destination = Destination {
+        ip: "10.0.0.2".parse().unwrap(),
+        port,
+        workload: Some(&Pod("shop", "db")),
+    };
+    let connection = Connection {
+        mutual_tls: id.is_some(),
+        sni: Some("db.shop"),
+        ..Connection::default()
+    };
+    Request::connection(source, destination, connection)
+}
+
+const WEB: &Pod = &Pod("front", "web");
+const BAD: &Pod = &Pod("front", "bad");
+const WEB_ID: Option<&str> = Some("spiffe://cluster.local/ns/front/sa/web");
+const OTHER_ID: Option<&str> = Some("spiffe://elsewhere/ns/back/sa/batch");
+
+fn claims() -> Map<String, Value> {
+    let claims = json!({"iss": "https://issuer.example", "sub": "42", "aud": ["x", "shop"], "groups": "sellers buyers",
+        "realm": {"roles": ["customer"]}});
+    claims.as_object().unwrap().clone()
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(taken(|| Box::new(7)).0, 1);
+    assert_eq!(taken(|| 7).0, 0);
+}
+
+#[test]
+fn deciding_about_a_connection_takes_no_memory() {
+    let web = table("web", "front", "bytes");
+    let (bytes, http) = (table("db", "shop", "bytes"), table("db", "shop", "http"));
+    let mut verdicts = Vec::new();
+    for (db, port) in [&bytes, &http]
+        .into_iter()
+        .flat_map(|db| [5432, 8080, 8500, 9090, 80].map(|port| (db, port)))
+    {
+        for (pod, id) in [(WEB, WEB_ID), (WEB, OTHER_ID), (WEB, None), (BAD, WEB_ID)] {
+            let request = to(port, pod, id).with_answers(&Says(Answer::Allow));
+            let (memory, decision) = taken(|| decide_inbound(db, &request));
+            assert_eq!(memory, 0, "inbound: {decision}");
+            verdicts.push(decision.why.label());
+            let (memory, decision) = taken(|| decide(Some(&web), Some(db), &request));
+            assert_eq!(memory, 0, "at both ends: {decision}");
+            let (memory, decision) = taken(|| decide_outbound(db, &request));
+            assert_eq!(memory, 0, "outbound: {decision}");
+            verdicts.push(decision.why.label());
+            let (memory, decided) = taken(|| decide_connection(db, &request));
+            assert_eq!(memory, 0, "before the first request: {decided:?}");
+        }
+    }
+    let refusing = Table::deny_all("no table yet");
+    let (memory, decision) = taken(|| decide_inbound(&refusing, &to(80, WEB, WEB_ID)));
+    assert_eq!(memory, 0, "{decision}");
+    for expected in [
+        "allow_rule",
+        "ingress_not_allowed",
+        "deny_rule",
+        "plaintext_refused",
+        "egress_not_allowed",
+    ] {
+        assert!(
+            verdicts.contains(&expected),
+            "{expected} must be among what was measured: {verdicts:?}"
+        );
+    }
+}
+
+#[test]
+fn deciding_about_a_request_takes_no_memory() {
+    let db = table("db", "shop", "http");
+    let claims = claims();
+    let tenant = [("X-Tenant", "tenant-7"), ("accept", "*/*")];
+    let twice = [("x-tenant", "acme"), ("x-tenant", "nobody"), ("x-role", "evil-one")];
+    let mut verdicts = Vec::new();
+    for (method, path) in [
+        ("GET", Some("/orders/42/items?page=1")),
+        ("POST", Some("/admin/a/b")),
+        ("GET", Some("/nothing")),
+        ("CONNECT", None),
+    ] {
+        for host in ["shop", "db.shop:8080"] {
+            for said in [Answer::Allow, Answer::Deny, Answer::Error] {
+                let answers = Says(said);
+                for http in [
+                    Http::new(method, path, host, &tenant).with_claims(&claims),
+                    Http::new(method, path, host, &twice).with_remote_ip("203.0.113.9".parse().unwrap()),
+                ] {
+                    let request = to(8080, WEB, WEB_ID).with_http(http).with_answers(&answers);
+                    let (memory, decision) = taken(|| decide_inbound(&db, &request));
+                    assert_eq!(memory, 0, "{method} {path:?}: {decision}");
+                    verdicts.push(decision.why.label());
+                    let (memory, providers) = taken(|| db.providers_to_ask(&request).count());
+                    assert_eq!(memory, 0, "{providers} providers");
+                }
+            }
+        }
+    }
+    for expected in [
+        "allow_rule",
+        "no_allow_rule",
+        "deny_rule",
+        "provider_denied",
+        "provider_failed",
+    ] {
+        assert!(
+            verdicts.contains(&expected),
+            "{expected} must be among what was measured: {verdicts:?}"
+        );
+    }
+}
