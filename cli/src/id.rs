@@ -6,7 +6,10 @@ use std::{fs, time::SystemTime};
 use anyhow::{Context as _, anyhow};
 use clap::Subcommand;
 use serde_json::{Value, json};
-use squire_mesh::{spiffe::SpiffeId, svid};
+use squire_mesh::{
+    spiffe::SpiffeId,
+    svid::{self, Serial, UnverifiedSigner},
+};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
@@ -19,6 +22,7 @@ Examples:
   squire id inspect spiffe://cluster.local/ns/shop/sa/web
   squire id inspect --leaf spiffe://cluster.local      a leaf must have a path
   squire id inspect cert.pem                           what the first certificate in the file says
+  squire id inspect ca/root.pem                        the same for a CA's: root or intermediate, for which trust domain
 
 Exit code 0 if it is valid, 1 if not: then the reason names the section of the SPIFFE standard.
 A certificate is only read here; who signed it is checked by proxies.";
@@ -40,7 +44,7 @@ enum IdCommand {
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 struct Inspect {
-    /// The ID is meant for a leaf certificate: it must have a path
+    /// The ID or certificate is meant for a leaf: it must have a path, and must not be a CA's
     #[arg(long)]
     leaf: bool,
     /// How to show the result
@@ -68,7 +72,7 @@ struct Found {
 impl Inspect {
     fn run(self) -> Outcome {
         let found = if fs::metadata(&self.subject).is_ok_and(|file| file.is_file()) {
-            certificate(&self.subject)?
+            certificate(&self.subject, self.leaf)?
         } else {
             spiffe_id(&self.subject, self.leaf)
         };
@@ -112,7 +116,7 @@ fn facts(id: &SpiffeId) -> Vec<(&'static str, String)> {
     facts
 }
 
-fn certificate(file: &str) -> Result<Found, Failure> {
+fn certificate(file: &str, leaf: bool) -> Result<Found, Failure> {
     let text = fs::read(file)
         .with_context(|| format!("cannot read {file}"))
         .map_err(Failure::configuration)?;
@@ -123,21 +127,53 @@ fn certificate(file: &str) -> Result<Found, Failure> {
         .iter()
         .find(|block| block.tag() == "CERTIFICATE")
         .ok_or_else(|| Failure::configuration(anyhow!("{file} holds no certificate (no BEGIN CERTIFICATE)")))?;
-    Ok(
-        match svid::inspect_unverified(certificate.contents(), SystemTime::now()) {
-            Err(error) => Found {
-                facts: Vec::new(),
-                reason: Some(error.to_string()),
-            },
-            Ok(leaf) => {
-                let mut facts = facts(&leaf.id);
-                facts.push(("serial", leaf.serial.to_string()));
-                facts.push(("notBefore", time(leaf.not_before)));
-                facts.push(("notAfter", time(leaf.not_after)));
-                Found { facts, reason: None }
-            }
+    let (der, now) = (certificate.contents(), SystemTime::now());
+    if let Ok(Some(signer)) = svid::inspect_signer_unverified(der)
+        && !leaf
+    {
+        return Ok(signing(&signer, now));
+    }
+    Ok(match svid::inspect_unverified(der, now) {
+        Err(error) => Found {
+            facts: Vec::new(),
+            reason: Some(error.to_string()),
         },
-    )
+        Ok(leaf) => {
+            let mut all = vec![("kind", "leaf (X.509-SVID)".to_owned())];
+            all.extend(facts(&leaf.id));
+            all.extend(span(&leaf.serial, leaf.not_before, leaf.not_after));
+            Found {
+                facts: all,
+                reason: None,
+            }
+        }
+    })
+}
+
+/// A CA's certificate is no leaf, and need not be one.
+fn signing(signer: &UnverifiedSigner, now: SystemTime) -> Found {
+    let kind = if signer.self_issued { "root" } else { "intermediate" };
+    let mut all = vec![("kind", format!("signing certificate of a CA ({kind})"))];
+    if let Ok(Some(id)) = signer.id() {
+        all.push(("spiffeId", id.as_str().to_owned()));
+        all.push(("trustDomain", id.trust_domain().as_str().to_owned()));
+    }
+    all.push(("subject", signer.subject.clone()));
+    all.push(("issuer", signer.issuer.clone()));
+    all.extend(signer.path_length.map(|length| ("pathLength", length.to_string())));
+    all.extend(span(&signer.serial, signer.not_before, signer.not_after));
+    Found {
+        facts: all,
+        reason: signer.check(now).err().map(|fault| fault.to_string()),
+    }
+}
+
+fn span(serial: &Serial, not_before: SystemTime, not_after: SystemTime) -> [(&'static str, String); 3] {
+    [
+        ("serial", serial.to_string()),
+        ("notBefore", time(not_before)),
+        ("notAfter", time(not_after)),
+    ]
 }
 
 fn time(time: SystemTime) -> String {

@@ -6,9 +6,11 @@ mod error;
 pub(crate) mod leaf;
 pub(crate) mod memo;
 mod revocation;
+mod signer;
 
 pub use error::IdentifyError;
 pub use revocation::{RevocationError, Revocations, Revoked};
+pub use signer::{SignerFault, UnverifiedSigner, inspect_signer_unverified};
 
 use std::{fmt, time::SystemTime};
 

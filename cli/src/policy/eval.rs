@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use squire_control::policy::eval::Evaluator;
+use squire_control::{
+    manifest::{Problem, Severity},
+    policy::eval::Evaluator,
+};
 
 use super::manifest;
 use crate::exit::{Failure, Outcome};
@@ -19,7 +22,9 @@ Examples:
 
 A line: {\"id\":\"1\",\"mesh\":{},\"policies\":\"apiVersion: …\",\"request\":{\"source\":…,\"destination\":…,\"connection\":…,\"http\":…}}
 Mesh settings in files: a document of kind MeshConfig (apiVersion squire.mesh/v1), or Istio's ConfigMap istio.
-A line that cannot be read gives {\"id\":…,\"error\":…}; the run goes on and ends with exit code 2.";
+A line that cannot be read gives {\"id\":…,\"error\":…}; the run goes on and ends with exit code 2.
+What is wrong with the policies of -f is said on standard error. A policy with an error fails closed for the workloads it
+selects, as in a proxy, and the run ends with exit code 1. A file that cannot be read as YAML or JSON ends it at once (78).";
 
 /// Decide requests, as JSON lines, with the proxies' own decision function
 #[derive(Debug, clap::Args)]
@@ -35,7 +40,9 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self) -> Outcome {
-        let evaluator = self.evaluator()?;
+        let (evaluator, problems) = self.evaluator()?;
+        tell(&problems);
+        let refused = problems.iter().any(|problem| problem.severity == Severity::Error);
         let failed = match &self.requests {
             Some(path) => {
                 let file = File::open(path).with_context(|| format!("cannot read {}", path.display()));
@@ -44,6 +51,7 @@ impl Args {
             None => evaluate(&evaluator, io::stdin().lock()),
         };
         match failed {
+            Ok(0) if refused => Err(Failure::finding()),
             Ok(0) => Ok(()),
             Ok(1) => Err(Failure::usage(anyhow!("one line could not be read"))),
             Ok(failed) => Err(Failure::usage(anyhow!("{failed} lines could not be read"))),
@@ -54,19 +62,24 @@ impl Args {
     }
 
     /// Policies with errors stay: they fail closed, as in a proxy. A file that cannot be read at all is a mistake.
-    fn evaluator(&self) -> Result<Evaluator, Failure> {
+    fn evaluator(&self) -> Result<(Evaluator, Vec<Problem>), Failure> {
         if self.files.is_empty() {
-            return Ok(Evaluator::per_line());
+            return Ok((Evaluator::per_line(), Vec::new()));
         }
         let manifest = manifest(&self.files)?;
-        if let Some(problem) = manifest.errors().next() {
-            return Err(Failure::configuration(anyhow!("{problem}")));
+        if manifest.errors().next().is_some() {
+            tell(&manifest.problems);
+            return Err(Failure::configuration(anyhow!("policies cannot be read")));
         }
-        let (evaluator, problems) = Evaluator::with_manifest(&manifest);
-        for problem in problems {
-            tracing::warn!("{problem}");
-        }
-        Ok(evaluator)
+        Ok(Evaluator::with_manifest(&manifest))
+    }
+}
+
+/// Each problem on a line of standard error: standard output is for the answers.
+#[allow(clippy::print_stderr, reason = "standard output is for the answers")]
+fn tell(problems: &[Problem]) {
+    for problem in problems {
+        eprintln!("squire: document {} of {problem}", problem.document);
     }
 }
 

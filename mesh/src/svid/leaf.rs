@@ -52,7 +52,7 @@ pub(super) fn inspect_signer(der: &[u8], domain: &TrustDomain) -> Result<(System
     Ok(validity(&cert))
 }
 
-fn parse(der: &[u8]) -> Result<X509Certificate<'_>, IdentifyError> {
+pub(super) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, IdentifyError> {
     let (rest, cert) = X509Certificate::from_der(der).map_err(malformed)?;
     if !rest.is_empty() {
         return Err(IdentifyError::Malformed(format!(
@@ -63,11 +63,11 @@ fn parse(der: &[u8]) -> Result<X509Certificate<'_>, IdentifyError> {
     Ok(cert)
 }
 
-fn malformed(error: impl std::fmt::Display) -> IdentifyError {
+pub(super) fn malformed(error: impl std::fmt::Display) -> IdentifyError {
     IdentifyError::Malformed(error.to_string())
 }
 
-fn uris<'a>(cert: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, IdentifyError> {
+pub(super) fn uris<'a>(cert: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, IdentifyError> {
     let names = cert.subject_alternative_name().map_err(malformed)?;
     let mut uris = Vec::new();
     for name in names.iter().flat_map(|names| &names.value.general_names) {
@@ -144,6 +144,6 @@ fn issuer_key(cert: &X509Certificate<'_>) -> Option<Box<[u8]>> {
 }
 
 /// Keeps a hostile name from flooding a log.
-fn shortened(uri: &str) -> String {
+pub(super) fn shortened(uri: &str) -> String {
     uri.chars().take(200).collect()
 }
