@@ -10,10 +10,12 @@
 mod authorization;
 mod build;
 pub mod check;
+mod duration;
 pub mod eval;
 mod labels;
 mod network;
 mod peer;
+mod providers;
 mod report;
 mod set;
 mod settings;
@@ -21,7 +23,7 @@ mod tokens;
 pub mod why;
 
 pub use set::{Concern, PolicySet, Subject};
-pub use settings::{MeshConfig, ProviderSpec};
+pub use settings::MeshConfig;
 
 use std::sync::Arc;
 

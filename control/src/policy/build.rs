@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use squire_mesh::policy::{
-    Action, AuthorizationPolicy, CustomPolicy, Kind, NetworkGate, NetworkPolicy, Provider, Refusal, Table, TokenIssuer,
+    Action, AuthorizationPolicy, CustomPolicy, Kind, NetworkGate, NetworkPolicy, Refusal, Table, TokenIssuer,
 };
 
-use super::{Body, MeshConfig, Parsed, ProviderSpec, Selects, peer::Levels};
+use super::{Body, MeshConfig, Parsed, Selects, peer::Levels};
 
 /// The table of a workload that these policies select, in the order of their names.
 pub(super) fn table(config: &MeshConfig, selected: &[&Parsed]) -> Table {
@@ -157,15 +157,10 @@ impl Build<'_> {
         let conflict =
             !self.config.multiple_custom_providers && policies().any(|(provider, _)| Some(provider) != first);
         let custom = |(name, policy): (&str, &Arc<AuthorizationPolicy>)| {
-            let spec = self.config.extension_providers.get(name).filter(|_| !conflict);
-            let provider = |spec: &ProviderSpec| Provider {
-                name: name.into(),
-                kind: spec.kind,
-                fail_open: spec.fail_open,
-            };
+            let provider = self.config.extension_providers.get(name).filter(|_| !conflict);
             CustomPolicy {
                 policy: Arc::clone(policy),
-                provider: spec.map(provider),
+                provider: provider.cloned(),
             }
         };
         policies().map(custom).collect()

@@ -1,12 +1,15 @@
 //! The mesh settings that policies depend on: from a `squire.mesh/v1 MeshConfig` document, from the `istio` ConfigMap that
 //! Istio users have (its `data.mesh`), or from the `mesh` field of an evaluator line. It reads no file.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value;
-use squire_mesh::policy::{PathNormalization, ProviderKind};
+use squire_mesh::policy::{PathNormalization, Provider};
 
-use super::report::{Fields, Node, Report};
+use super::{
+    providers,
+    report::{Fields, Node, Report},
+};
 use crate::manifest::{Manifest, Object, Problem, Severity};
 
 /// Settings of the mesh.
@@ -21,18 +24,9 @@ pub struct MeshConfig {
     /// How request paths are normalised.
     pub path_normalization: PathNormalization,
     /// External authorization providers, by name.
-    pub extension_providers: BTreeMap<String, ProviderSpec>,
+    pub extension_providers: BTreeMap<String, Arc<Provider>>,
     /// Whether several CUSTOM providers may apply to one workload.
     pub multiple_custom_providers: bool,
-}
-
-/// One external authorization provider.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProviderSpec {
-    /// How it is asked.
-    pub kind: ProviderKind,
-    /// Whether requests pass when it cannot be asked.
-    pub fail_open: bool,
 }
 
 impl Default for MeshConfig {
@@ -116,8 +110,8 @@ impl MeshConfig {
             .map(|map| map.entries(&mut report))
             .unwrap_or_default()
         {
-            if let Some(spec) = provider(&node, &mut report) {
-                config.extension_providers.insert(name.to_owned(), spec);
+            if let Some(provider) = providers::own(name, &node, &mut report) {
+                config.extension_providers.insert(name.to_owned(), Arc::new(provider));
             }
         }
         if let Some(node) = spec.get("multipleCustomProviders") {
@@ -173,22 +167,10 @@ impl MeshConfig {
             .map(|list| list.list(&mut report))
             .unwrap_or_default()
         {
-            let fields = node.open(&mut report);
-            let name = fields.text("name", &mut report).unwrap_or_default().to_owned();
-            for (key, kind) in [
-                ("envoyExtAuthzHttp", ProviderKind::Http),
-                ("envoyExtAuthzGrpc", ProviderKind::Grpc),
-            ] {
-                let Some(inner) = fields.get(key) else { continue };
-                let fail_open = inner
-                    .open(&mut report)
-                    .get("failOpen")
-                    .and_then(|node| node.boolean(&mut report));
-                let spec = ProviderSpec {
-                    kind,
-                    fail_open: fail_open.unwrap_or(false),
-                };
-                config.extension_providers.insert(name.clone(), spec);
+            if let Some(provider) = providers::istio(&node, &mut report) {
+                config
+                    .extension_providers
+                    .insert(provider.name.to_string(), Arc::new(provider));
             }
         }
         (config, report.finish())
@@ -231,25 +213,4 @@ fn is_own(object: &Object) -> bool {
 fn is_istio(object: &Object) -> bool {
     let has_mesh = object.value.get("data").is_some_and(|data| data.get("mesh").is_some());
     object.api_version == "v1" && object.kind == "ConfigMap" && object.name == "istio" && has_mesh
-}
-
-fn provider(node: &Node<'_>, report: &mut Report<'_>) -> Option<ProviderSpec> {
-    let fields = node.fields(
-        report,
-        &["type", "failOpen", "service", "port", "timeout", "pathPrefix"],
-    );
-    let kind = match fields.text("type", report) {
-        Some("grpc") => ProviderKind::Grpc,
-        Some("http") => ProviderKind::Http,
-        other => {
-            let message = other.map_or_else(|| "missing".to_owned(), |other| format!("unknown type {other:?}"));
-            report.error(&format!("{}.type", node.path), message, "use grpc or http");
-            return None;
-        }
-    };
-    let fail_open = fields
-        .get("failOpen")
-        .and_then(|node| node.boolean(report))
-        .unwrap_or(false);
-    Some(ProviderSpec { kind, fail_open })
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Cidr, ObjectRef, Template, TextMatch};
+use super::{Cidr, ObjectRef, Provider, Template, TextMatch};
 
 /// What a policy does with what it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,27 +46,7 @@ pub struct CustomPolicy {
     /// What it matches.
     pub policy: Arc<AuthorizationPolicy>,
     /// The provider; none: unknown or in conflict with another one, which denies what matches (spec §3.11.40).
-    pub provider: Option<Provider>,
-}
-
-/// An external authorization provider.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Provider {
-    /// Its name in the mesh config.
-    pub name: Box<str>,
-    /// How it is asked.
-    pub kind: ProviderKind,
-    /// Whether a request passes when it cannot be asked.
-    pub fail_open: bool,
-}
-
-/// How a provider is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProviderKind {
-    /// Over HTTP: only HTTP requests can be shown to it.
-    Http,
-    /// Over gRPC: it is asked for connections too.
-    Grpc,
+    pub provider: Option<Arc<Provider>>,
 }
 
 /// Conditions that must all hold: one item of `from` or `to`.

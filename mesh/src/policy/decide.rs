@@ -334,7 +334,7 @@ fn can_be_shown(custom: &CustomPolicy, context: &Context<'_, '_>) -> bool {
 /// The provider of a CUSTOM policy, if this request must be shown to it.
 pub(super) fn may_ask<'t>(table: &'t Table, custom: &'t CustomPolicy, request: &Request<'_>) -> Option<&'t Provider> {
     let context = Context::of(request, &table.issuers);
-    let provider = custom.provider.as_ref()?;
+    let provider = custom.provider.as_deref()?;
     let matched = can_be_shown(custom, &context) && custom.policy.matches(Action::Custom, &context).0 == Tri::Yes;
     matched.then_some(provider)
 }

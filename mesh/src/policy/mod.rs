@@ -19,16 +19,18 @@ mod explain;
 mod matching;
 mod network;
 pub mod path;
+mod provider;
 mod reference;
 mod request;
 mod table;
 mod template;
 mod text;
+mod token;
 pub mod wire;
 
 pub use authorization::{
-    Action, Attribute, AuthorizationPolicy, ClaimPath, Condition, Conditions, CustomPolicy, PathMatch, Provider,
-    ProviderKind, RequestPrincipalMatch, Rule, Texts,
+    Action, Attribute, AuthorizationPolicy, ClaimPath, Condition, Conditions, CustomPolicy, PathMatch,
+    RequestPrincipalMatch, Rule, Texts,
 };
 pub use cidr::Cidr;
 pub use decide::{
@@ -41,10 +43,12 @@ pub use network::{
     LabelSelector, NamespaceMatch, NetworkGate, NetworkPolicy, NetworkRule, Operator, Peer, PortMatch, Requirement,
 };
 pub use path::{BadPath, PathNormalization};
+pub use provider::{BodyInCheck, HttpCheck, PROVIDER_TIMEOUT, Provider, ProviderAddress, ProviderKind};
 pub use reference::{Kind, ObjectRef, RuleRef};
 pub use request::{
     Answer, Answers, Connection, Destination, Endpoint, Headers, Http, Principal, Protocol, Request, Source, Unanswered,
 };
-pub use table::{Authorization, MutualTls, Refusal, Table, TokenIssuer};
+pub use table::{Authorization, MutualTls, Refusal, Table};
 pub use template::{InvalidTemplate, Template};
 pub use text::TextMatch;
+pub use token::{ClaimHeader, TOKEN_TIMEOUT, TokenIssuer, TokenKeys, TokenPlace};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     AuthorizationPolicy, CustomPolicy, MtlsMode, NetworkGate, ObjectRef, PathNormalization, Request, RuleRef,
-    decide::may_ask,
+    TokenIssuer, decide::may_ask,
 };
 
 /// Why a gate refuses everything: an object that cannot be understood, or nothing received yet.
@@ -78,15 +78,6 @@ pub struct Authorization {
     pub refusal: Option<Refusal>,
 }
 
-/// What a RequestAuthentication says of tokens from one issuer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenIssuer {
-    /// The `iss` claim.
-    pub issuer: Box<str>,
-    /// Top-level claims whose text is a list separated by spaces, beside `scope` and `permission`.
-    pub space_delimited: Box<[Box<str>]>,
-}
-
 /// The policy of one workload.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Table {
@@ -100,7 +91,7 @@ pub struct Table {
     pub authorization: Authorization,
     /// How request paths are normalised before anything matches them.
     pub path_normalization: PathNormalization,
-    /// Issuers that RequestAuthentications name.
+    /// What RequestAuthentications say of tokens, rule by rule.
     pub issuers: Box<[TokenIssuer]>,
 }
 
@@ -122,12 +113,13 @@ impl Table {
         self.mutual_tls.of(port).0
     }
 
-    /// Whether a verdict for HTTP on this port can depend on what is in the request, so that each request must be
-    /// decided. Where it cannot, one decision holds for the whole connection.
+    /// Whether a verdict for HTTP on this port can depend on what is in the request (its token included), so that each
+    /// request must be decided. Where it cannot, one decision holds for the whole connection.
     #[must_use]
     pub fn needs_http(&self, port: u16) -> bool {
         let authorization = &self.authorization;
-        !authorization.custom.is_empty()
+        !self.issuers.is_empty()
+            || !authorization.custom.is_empty()
             || [
                 &authorization.deny,
                 &authorization.allow,

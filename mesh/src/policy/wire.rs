@@ -3,10 +3,12 @@
 
 mod authorization;
 mod network;
+mod provider;
+mod token;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use super::{Cidr, Kind, MtlsMode, MutualTls, ObjectRef, PathNormalization, Refusal, Table, TokenIssuer};
+use super::{Cidr, Kind, MtlsMode, MutualTls, ObjectRef, PathNormalization, Refusal, Table};
 use crate::wire::squire as wire;
 
 /// Why a message is not a table.
@@ -44,6 +46,10 @@ fn invalid(field: &'static str, why: impl ToString) -> WireError {
     }
 }
 
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Reads a list, or fails with its first bad element.
 fn list<W, T>(values: Vec<W>, read: impl Fn(W) -> Result<T, WireError>) -> Result<Box<[T]>, WireError> {
     values.into_iter().map(read).collect()
@@ -61,7 +67,7 @@ impl TryFrom<wire::Policy> for Table {
                 message.authorization.ok_or(WireError::Missing("authorization"))?,
             )?,
             path_normalization: normalization(message.path_normalization)?,
-            issuers: message.issuers.into_iter().map(issuer).collect(),
+            issuers: list(message.issuers, token::issuer)?,
         })
     }
 }
@@ -74,7 +80,7 @@ impl From<&Table> for wire::Policy {
             mutual_tls: Some(write_mutual_tls(&table.mutual_tls)),
             authorization: Some(authorization::write(&table.authorization)),
             path_normalization: write_normalization(table.path_normalization).into(),
-            issuers: table.issuers.iter().map(write_issuer).collect(),
+            issuers: table.issuers.iter().map(token::write).collect(),
         }
     }
 }
@@ -95,20 +101,6 @@ fn write_normalization(mode: PathNormalization) -> wire::PathNormalization {
         PathNormalization::Base => wire::PathNormalization::Base,
         PathNormalization::MergeSlashes => wire::PathNormalization::MergeSlashes,
         PathNormalization::DecodeAndMergeSlashes => wire::PathNormalization::DecodeAndMergeSlashes,
-    }
-}
-
-fn issuer(message: wire::TokenIssuer) -> TokenIssuer {
-    TokenIssuer {
-        issuer: message.issuer.into(),
-        space_delimited: message.space_delimited.into_iter().map(Into::into).collect(),
-    }
-}
-
-fn write_issuer(issuer: &TokenIssuer) -> wire::TokenIssuer {
-    wire::TokenIssuer {
-        issuer: issuer.issuer.to_string(),
-        space_delimited: issuer.space_delimited.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -229,9 +221,10 @@ mod tests {
 
     use super::*;
     use crate::policy::{
-        Attribute, Authorization, AuthorizationPolicy, Condition, CustomPolicy, LabelSelector, NamespaceMatch,
-        NetworkGate, NetworkPolicy, NetworkRule, Operator, PathMatch, Peer, PortMatch, Protocol, Provider,
-        ProviderKind, RequestPrincipalMatch, Requirement, Rule, Template, TextMatch,
+        Attribute, Authorization, AuthorizationPolicy, BodyInCheck, ClaimHeader, Condition, CustomPolicy, HttpCheck,
+        LabelSelector, NamespaceMatch, NetworkGate, NetworkPolicy, NetworkRule, Operator, PathMatch, Peer, PortMatch,
+        Protocol, Provider, ProviderAddress, ProviderKind, RequestPrincipalMatch, Requirement, Rule, Template,
+        TextMatch, TokenIssuer, TokenKeys, TokenPlace,
     };
 
     fn texts() -> Box<[TextMatch]> {
@@ -292,11 +285,29 @@ mod tests {
             })
         };
         let provider = |kind, fail_open| {
-            Some(Provider {
-                name: "p".into(),
-                kind,
+            Some(Arc::new(Provider {
                 fail_open,
-            })
+                address: Some(ProviderAddress {
+                    host: "ext.shop".into(),
+                    port: 9000,
+                }),
+                timeout: Duration::from_millis(1500),
+                status_on_error: 503,
+                body: Some(BodyInCheck {
+                    max_bytes: 8192,
+                    allow_partial: true,
+                    pack_as_bytes: true,
+                }),
+                http: HttpCheck {
+                    path_prefix: "/check".into(),
+                    request_headers: texts(),
+                    additional_headers: [("x-a".into(), "b".into())].into(),
+                    upstream_on_allow: texts(),
+                    downstream_on_deny: texts(),
+                    downstream_on_allow: texts(),
+                },
+                ..Provider::new("p", kind)
+            }))
         };
         let custom = |provider| CustomPolicy {
             policy: policy(),
@@ -382,10 +393,33 @@ mod tests {
                 refusal: Some(refusal),
             },
             path_normalization: PathNormalization::DecodeAndMergeSlashes,
-            issuers: [TokenIssuer {
-                issuer: "i".into(),
-                space_delimited: ["s".into()].into(),
-            }]
+            issuers: [
+                TokenIssuer {
+                    audiences: ["a".into()].into(),
+                    places: [
+                        TokenPlace::Header {
+                            name: "x-token".into(),
+                            prefix: "Bearer ".into(),
+                        },
+                        TokenPlace::Param("t".into()),
+                        TokenPlace::Cookie("c".into()),
+                    ]
+                    .into(),
+                    forward: true,
+                    payload_header: Some("x-payload".into()),
+                    claim_headers: [ClaimHeader {
+                        header: "x-sub".into(),
+                        claim: "sub".into(),
+                    }]
+                    .into(),
+                    timeout: Duration::from_millis(250),
+                    space_delimited: ["s".into()].into(),
+                    ..TokenIssuer::new("i", TokenKeys::Url("https://i/keys".into()))
+                },
+                TokenIssuer::new("i", TokenKeys::Inline("{}".into())),
+                TokenIssuer::new("i", TokenKeys::File("/keys.json".into())),
+                TokenIssuer::new("i", TokenKeys::Discovery),
+            ]
             .into(),
         }
     }

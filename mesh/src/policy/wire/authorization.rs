@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::{
-    WireError, block, invalid, list, object, port_number, refusal, unknown, write_block, write_object, write_refusal,
+    WireError, block, invalid, list, object, port_number, provider, refusal, write_block, write_object, write_refusal,
 };
 use crate::{
     policy::{
-        Attribute, Authorization, AuthorizationPolicy, Cidr, Condition, Conditions, CustomPolicy, PathMatch, Provider,
-        ProviderKind, RequestPrincipalMatch, Rule, Template, TextMatch,
+        Attribute, Authorization, AuthorizationPolicy, Cidr, Condition, Conditions, CustomPolicy, PathMatch,
+        RequestPrincipalMatch, Rule, Template, TextMatch,
     },
     wire::squire::{self as wire, condition::Attribute as Wire},
 };
@@ -59,35 +59,15 @@ fn write_policy(policy: &AuthorizationPolicy) -> wire::AuthorizationPolicy {
 fn custom(message: wire::CustomPolicy) -> Result<CustomPolicy, WireError> {
     Ok(CustomPolicy {
         policy: policy(message.policy.ok_or(WireError::Missing("custom policy"))?)?,
-        provider: message.provider.map(provider).transpose()?,
+        provider: message.provider.map(provider::provider).transpose()?.map(Arc::new),
     })
 }
 
 fn write_custom(custom: &CustomPolicy) -> wire::CustomPolicy {
     wire::CustomPolicy {
         policy: Some(write_policy(&custom.policy)),
-        provider: custom.provider.as_ref().map(|provider| wire::ExtensionProvider {
-            name: provider.name.to_string(),
-            kind: match provider.kind {
-                ProviderKind::Http => wire::ProviderKind::Http.into(),
-                ProviderKind::Grpc => wire::ProviderKind::Grpc.into(),
-            },
-            fail_open: provider.fail_open,
-        }),
+        provider: custom.provider.as_deref().map(provider::write),
     }
-}
-
-fn provider(message: wire::ExtensionProvider) -> Result<Provider, WireError> {
-    let kind = match wire::ProviderKind::try_from(message.kind) {
-        Ok(wire::ProviderKind::Http) => ProviderKind::Http,
-        Ok(wire::ProviderKind::Grpc) => ProviderKind::Grpc,
-        Ok(wire::ProviderKind::Unspecified) | Err(_) => return Err(unknown("provider kind", message.kind)),
-    };
-    Ok(Provider {
-        name: message.name.into(),
-        kind,
-        fail_open: message.fail_open,
-    })
 }
 
 fn rule(message: wire::AuthorizationRule) -> Result<Rule, WireError> {
@@ -204,7 +184,7 @@ fn write_texts(values: &[TextMatch]) -> wire::TextMatches {
     }
 }
 
-fn text(message: wire::TextMatch) -> Result<TextMatch, WireError> {
+pub(super) fn text(message: wire::TextMatch) -> Result<TextMatch, WireError> {
     use wire::text_match::Match;
     Ok(match message.r#match.ok_or(WireError::Missing("text match"))? {
         Match::Present(_) => TextMatch::Present,
@@ -214,7 +194,7 @@ fn text(message: wire::TextMatch) -> Result<TextMatch, WireError> {
     })
 }
 
-fn write_text(text: &TextMatch) -> wire::TextMatch {
+pub(super) fn write_text(text: &TextMatch) -> wire::TextMatch {
     use wire::text_match::{Match, Present};
     let text = match text {
         TextMatch::Present => Match::Present(Present {}),
