@@ -28,6 +28,7 @@ mod outbound;
 mod outcome;
 mod pool;
 pub mod readiness;
+pub mod redirect;
 pub mod report;
 pub mod roots;
 mod route;

@@ -5,7 +5,9 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use squire_proxy::{
     config::{Config, PREFIX, Sources, reference},
-    logging, run,
+    logging,
+    redirect::command::{Command as Redirect, Ended},
+    run,
 };
 
 const USAGE: u8 = 2;
@@ -19,11 +21,13 @@ Usage: squire-proxy <command> [options]
 
 Commands:
   run       run the sidecar
+  redirect  lead the connections of this network namespace through the sidecar, or stop that
   version   say which version this is
 
 Examples:
   squire-proxy run --config proxy.yaml
   squire-proxy run --help
+  squire-proxy redirect --check
 ";
 
 const RUN_HELP: &str = "\
@@ -62,6 +66,7 @@ A configuration:
 
 enum Command {
     Run { sources: Sources, check: bool },
+    Redirect(Redirect),
     Print(String),
 }
 
@@ -71,6 +76,7 @@ fn main() -> ExitCode {
             print(&text);
             ExitCode::SUCCESS
         }
+        Ok(Command::Redirect(redirect)) => ended(redirect.run()),
         Ok(Command::Run { sources, check }) => ExitCode::from(start(&sources, check)),
         Err(error) => {
             complain(&format!("{error}\nTry `squire-proxy --help`."));
@@ -83,11 +89,15 @@ fn parse(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
     use lexopt::prelude::{Long, Short, Value};
     match parser.next()? {
         Some(Value(command)) if command == "run" => parse_run(parser),
+        Some(Value(command)) if command == "redirect" => {
+            let variable = |name: &str| Some(std::env::var_os(name)?.to_string_lossy().into_owned());
+            Redirect::parse(parser, variable).map(Command::Redirect)
+        }
         Some(Value(command)) if command == "version" => Ok(Command::Print(version())),
         Some(Long("version") | Short('V')) => Ok(Command::Print(version())),
         Some(Long("help") | Short('h')) => Ok(Command::Print(HELP.to_owned())),
         Some(argument) => Err(argument.unexpected()),
-        None => Err("a command is missing: run or version".into()),
+        None => Err("a command is missing: run, redirect or version".into()),
     }
 }
 
@@ -149,6 +159,14 @@ fn start(sources: &Sources, check: bool) -> u8 {
             UNAVAILABLE
         }
     }
+}
+
+fn ended(Ended { code, text }: Ended) -> ExitCode {
+    match code {
+        0 => print(&text),
+        _ => complain(text.trim_end()),
+    }
+    ExitCode::from(code)
 }
 
 /// One thread: a sidecar usually has one core. Names are resolved on another, which goes away again.
