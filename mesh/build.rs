@@ -4,13 +4,14 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use protox::prost::Message as _;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "istio/v1/auth/ca.proto",
     "envoy/service/discovery/v3/discovery.proto",
     "google/rpc/status.proto",
     "squire/v1/mesh.proto",
     "squire/v1/policy.proto",
     "squire/v1/report.proto",
+    "squire/v1/traffic.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

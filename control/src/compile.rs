@@ -202,6 +202,7 @@ impl Compiler<'_> {
                     app_protocol: port.app_protocol.clone(),
                 })
                 .collect(),
+            traffic: None,
         }
     }
 

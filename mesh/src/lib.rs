@@ -8,5 +8,6 @@ pub mod ports;
 pub mod spiffe;
 pub mod svid;
 pub mod tls;
+pub mod traffic;
 pub mod wire;
 pub mod workload;

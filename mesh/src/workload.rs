@@ -12,7 +12,7 @@ pub use labels::{Interner, LabelSet};
 pub use names::{NameError, ServiceName, UidKind, WorkloadUid};
 pub use wire::WireError;
 
-use crate::spiffe::SpiffeId;
+use crate::{spiffe::SpiffeId, traffic::Traffic};
 
 /// How a workload is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -200,7 +200,7 @@ pub struct ServicePort {
 }
 
 /// A Service: names and virtual addresses. Its endpoints are the workloads whose `services` name it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     /// `namespace/name`.
     pub name: ServiceName,
@@ -210,6 +210,8 @@ pub struct Service {
     pub vips: Box<[IpAddr]>,
     /// Its ports.
     pub ports: Box<[ServicePort]>,
+    /// How requests to it are spread; none: no routes, and every setting at its default.
+    pub traffic: Option<Box<Traffic>>,
 }
 
 impl Service {

@@ -31,6 +31,7 @@ use crate::{
     shared::Shared,
     state::State,
     tls::records::Engine,
+    traffic::Traffic,
     watch_grounds,
 };
 
@@ -97,6 +98,7 @@ pub fn start(config: &Config, inputs: Inputs) -> io::Result<DataPath> {
         Arc::clone(&metrics),
         tasks.clone(),
     );
+    let traffic = Traffic::new(metrics.registry()).map_err(io::Error::other)?;
     let access_log = access_log(&config.access_log, &metrics)?;
     let recorder = Arc::new(Recorder {
         metrics,
@@ -114,6 +116,7 @@ pub fn start(config: &Config, inputs: Inputs) -> io::Result<DataPath> {
         recorder,
         dialer,
         pool,
+        traffic,
         config.limits.max_pending_handshakes,
         (config.bind_source, matches!(config.mode, Mode::Explicit { .. })),
         addresses.clone(),

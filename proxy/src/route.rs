@@ -101,7 +101,8 @@ fn by_service(snapshot: &Snapshot, service: &str, port: u16) -> Result<Vec<Endpo
         .collect()
 }
 
-fn endpoint(workload: &Arc<Workload>, port: u16) -> Result<Endpoint, &'static str> {
+/// How a workload is reached on a port.
+pub(crate) fn endpoint(workload: &Arc<Workload>, port: u16) -> Result<Endpoint, &'static str> {
     let ip = workload.addresses.first().ok_or("the workload has no address")?;
     Ok(Endpoint {
         address: SocketAddr::new(*ip, port),

@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     connection::Recorder, credentials::CredentialsWatch, dial::Dialer, metrics::Metrics, pool::Pool, state::Snapshot,
-    state::State,
+    state::State, traffic::Traffic,
 };
 
 /// Everything a connection needs that is not its own.
@@ -24,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) dialer: Arc<Dialer>,
     pub(crate) pool: Arc<Pool>,
+    /// Which endpoint takes what.
+    pub(crate) traffic: Traffic,
     /// Inbound TLS handshakes under way.
     pub(crate) handshakes: Arc<Semaphore>,
     /// Address to dial peers from, where configured.
@@ -49,6 +51,7 @@ impl Shared {
         recorder: Arc<Recorder>,
         dialer: Arc<Dialer>,
         pool: Arc<Pool>,
+        traffic: Traffic,
         max_handshakes: usize,
         source: (Option<IpAddr>, bool),
         own: Vec<SocketAddr>,
@@ -63,6 +66,7 @@ impl Shared {
             metrics,
             dialer,
             pool,
+            traffic,
             handshakes: Arc::new(Semaphore::new(max_handshakes)),
             bind_source: source.0,
             explicit: source.1,

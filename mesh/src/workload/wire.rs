@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     spiffe::{SpiffeId, TrustDomain},
+    traffic::{Traffic, TrafficError},
     wire::squire as wire,
 };
 
@@ -51,6 +52,14 @@ pub enum WireError {
         of: String,
         /// What is wrong.
         why: String,
+    },
+    /// Its routes or settings.
+    #[error("{of}: {why}")]
+    Traffic {
+        /// The resource.
+        of: String,
+        /// What is wrong.
+        why: TrafficError,
     },
     /// Reached by mutual TLS, but without an identity to expect.
     #[error("{of}: transport {transport} needs a service account: without it no identity could be expected")]
@@ -198,10 +207,16 @@ impl Service {
             .collect::<Result<_, WireError>>()?;
         let vips = addresses(of, &message.vips)?;
         let hostnames = message.hostnames.iter().map(|name| interner.text(name)).collect();
+        let traffic = message
+            .traffic
+            .map(|traffic| Traffic::from_wire(traffic, name.namespace()))
+            .transpose()
+            .map_err(|why| WireError::Traffic { of: of.to_owned(), why })?;
         Ok(Self {
             hostnames,
             vips,
             ports,
+            traffic: traffic.filter(|traffic| !traffic.is_default()).map(Box::new),
             name,
         })
     }
@@ -228,6 +243,7 @@ impl From<&Service> for wire::Service {
             hostnames: service.hostnames.iter().map(ToString::to_string).collect(),
             vips: service.vips.iter().map(octets).collect(),
             ports: service.ports.iter().map(port).collect(),
+            traffic: service.traffic.as_deref().map(wire::Traffic::from),
         }
     }
 }
@@ -386,6 +402,7 @@ mod tests {
                 app_protocol: None,
             }]
             .into(),
+            traffic: None,
         };
         assert_eq!(Service::try_from(wire::Service::from(&before)), Ok(before));
     }

@@ -85,6 +85,7 @@ fn service(name: &str, vip: [u8; 4]) -> wire::Service {
             port: 5432,
             ..wire::ServicePort::default()
         }],
+        traffic: None,
     }
 }
 
