@@ -1,5 +1,6 @@
 //! From facts to what proxies are told: workloads, services, and who backs what. A pure function of the inventory; what
-//! looks odd on the way is remarked on, never guessed away. Policies are compiled next door, in `policy`.
+//! looks odd on the way is remarked on, never guessed away. Policies are compiled next door, in `policy`; what clients must
+//! know of them is added in `tables`.
 
 mod endpoints;
 
@@ -121,6 +122,7 @@ impl Compiler<'_> {
             identity: Some(identity),
             addresses: pod.addresses.as_slice().into(),
             transport: pod.transport,
+            plaintext_ports: None,
             host_network: pod.host_network,
             ready: pod.ready,
             labels: pod.labels.clone(),
@@ -148,6 +150,7 @@ impl Compiler<'_> {
             identity,
             addresses: [entry.address].into(),
             transport: entry.transport,
+            plaintext_ports: None,
             host_network: false,
             ready: true,
             labels: entry.labels.clone(),
@@ -170,6 +173,7 @@ impl Compiler<'_> {
             identity: None,
             addresses: [bare.address].into(),
             transport: Transport::Plaintext,
+            plaintext_ports: None,
             host_network: false,
             ready: true,
             labels: LabelSet::default(),

@@ -19,7 +19,7 @@ pub mod policy;
 pub mod push;
 pub mod reports;
 pub mod source;
-mod tables;
+pub mod tables;
 
 pub use error::ControlError;
 pub use plane::{Running, run};

@@ -18,6 +18,7 @@ pub struct Metrics {
     pub stale_seconds: IntGauge,
     pub scans: IntCounterVec,
     pub compile_seconds: Histogram,
+    pub tables_compiled: IntCounter,
     pub resources: IntGaugeVec,
     pub resource_changes: IntCounterVec,
     pub streams: IntGauge,
@@ -81,6 +82,16 @@ impl Metrics {
             )?,
             scans: counter("scans_total", "Looks at the directory, by what they found", &["result"])?,
             compile_seconds: seconds("compile_seconds", "Time from changed objects to published resources")?,
+            tables_compiled: add(
+                &registry,
+                IntCounter::with_opts(
+                    Opts::new(
+                        "tables_compiled_total",
+                        "Policy tables compiled: a change compiles those that it concerns",
+                    )
+                    .namespace("squire_control"),
+                )?,
+            )?,
             resources: gauges("resources", "Resources in the catalog", &["kind"])?,
             resource_changes: counter(
                 "resource_changes_total",

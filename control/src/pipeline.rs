@@ -18,7 +18,7 @@ use crate::{
     metrics::Metrics,
     push::{Catalog, Identities, Kind, Published, Resource},
     source::{Directory, FileView, Placed, Snapshot, Watch},
-    tables,
+    tables::Tables,
 };
 
 /// After a file was seen while somebody wrote it.
@@ -66,6 +66,7 @@ pub struct Pipeline {
     directory: Directory,
     settings: Settings,
     interner: Interner,
+    tables: Tables,
     catalog: Arc<Catalog>,
     metrics: Metrics,
     status: watch::Sender<Arc<Status>>,
@@ -78,6 +79,7 @@ impl Pipeline {
         let status = watch::Sender::new(Arc::new(Status::default()));
         Self {
             directory,
+            tables: Tables::new(settings.trust_domain.clone()),
             settings,
             interner: Interner::default(),
             catalog,
@@ -146,12 +148,13 @@ impl Pipeline {
             complete,
             places,
         } = self.directory.snapshot();
-        let mesh = compile::mesh(&inventory, &self.settings, &mut self.interner);
+        let mut mesh = compile::mesh(&inventory, &self.settings, &mut self.interner);
         problems.extend(mesh.remarks.iter().map(|remark| remarked(remark, &places)));
-        let (policies, odd) = tables::tables(&others, &self.settings.trust_domain, mesh.workloads.values());
-        problems.extend(odd);
+        let policies = self.tables.update(&others, mesh.workloads.values_mut());
+        problems.extend(policies.problems);
+        self.metrics.tables_compiled.inc_by(policies.compiled as u64);
         if complete {
-            self.publish(&mesh, policies, started);
+            self.publish(&mesh, policies.resources, started);
         }
         self.interner.trim();
         self.log(&problems);

@@ -1,17 +1,22 @@
 //! The policy of each workload, ready to be pushed: policy objects and workloads in, one encoded table per workload out.
-//! Pods of one Deployment share one table, compiled once. What a policy means is `policy`'s business.
+//! Pods of one Deployment share one table, compiled once; what a change does not concern stays as it is. What clients must
+//! know of a workload's policy before they dial it is noted on the workload. What a policy means is `policy`'s business.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use squire_mesh::{
+    policy::Kind as PolicyKind,
     spiffe::TrustDomain,
     wire::squire as wire,
-    workload::{LabelSet, Workload},
+    workload::{LabelSet, PlaintextPorts, UidKind, Workload},
 };
 
 use crate::{
     manifest::{Object, Problem, Severity},
-    policy::{MeshConfig, PolicySet, Subject, kind_of},
+    policy::{Concern, MeshConfig, PolicySet, Subject, kind_of},
     push::{Content, Kind, Resource},
     source::Review,
 };
@@ -37,41 +42,196 @@ pub(crate) fn review() -> Review {
     })
 }
 
-/// The table of each workload that can have a proxy, and what is odd about the policies.
-pub(crate) fn tables<'w>(
-    objects: &[Arc<Object>],
-    trust_domain: &TrustDomain,
-    workloads: impl Iterator<Item = &'w Workload>,
-) -> (Vec<Resource>, Vec<Problem>) {
-    let objects = || objects.iter().map(|object| &**object);
-    let (mut config, mut problems) = MeshConfig::from_objects(objects());
-    if let Some(settings) = objects().find(|object| MeshConfig::is_settings(object)) {
-        problems.extend(other_trust_domain(settings, &config, trust_domain));
+/// The tables in force, kept from one change to the next.
+pub struct Tables {
+    trust_domain: TrustDomain,
+    set: PolicySet,
+    /// The settings that the set was read with, and what is odd about them.
+    settings: Vec<Arc<Object>>,
+    odd: Vec<Problem>,
+    /// The policy objects in the set.
+    objects: HashMap<Id, Kept>,
+    /// What is compiled, by what tells workloads apart for policy.
+    compiled: HashMap<Key, Arc<Compiled>>,
+    /// What was last made for each workload.
+    resources: HashMap<Arc<str>, (Arc<Compiled>, Resource)>,
+}
+
+/// What came of an update.
+pub struct Update {
+    /// The policy of each workload that can have a proxy.
+    pub resources: Vec<Resource>,
+    /// What is odd about the policies.
+    pub problems: Vec<Problem>,
+    /// How many tables had to be compiled.
+    pub compiled: usize,
+}
+
+type Id = (PolicyKind, String, String);
+
+struct Kept {
+    object: Arc<Object>,
+    problems: Vec<Problem>,
+}
+
+/// Workloads with the same key have the same table.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    namespace: Arc<str>,
+    labels: LabelSet,
+    selectable: bool,
+}
+
+struct Compiled {
+    content: Content,
+    plaintext_ports: Option<PlaintextPorts>,
+}
+
+impl Tables {
+    /// No tables yet, of a mesh with this trust domain.
+    #[must_use]
+    pub fn new(trust_domain: TrustDomain) -> Self {
+        let mut tables = Self {
+            trust_domain,
+            set: PolicySet::default(),
+            settings: Vec::new(),
+            odd: Vec::new(),
+            objects: HashMap::new(),
+            compiled: HashMap::new(),
+            resources: HashMap::new(),
+        };
+        tables.start_over(Vec::new());
+        tables
     }
-    // Certificates show the domain that the CA signs for, whatever the settings say.
-    config.trust_domain = trust_domain.as_str().to_owned();
-    let (set, found) = PolicySet::from_objects(objects(), config);
-    problems.extend(found);
-    let mut compiled: HashMap<(Arc<str>, LabelSet, bool), Content> = HashMap::new();
-    let resource = |workload: &Workload| {
-        let subject = Subject::from(workload);
-        let key = (
-            Arc::clone(&workload.namespace),
-            workload.labels.clone(),
-            subject.selectable,
-        );
-        let content = compiled
-            .entry(key)
-            .or_insert_with(|| Content::of(&wire::Policy::from(&set.compile(&subject))));
-        Resource::with(Kind::Policy, workload.uid.to_shared(), content)
-    };
-    (
-        workloads
-            .filter(|workload| workload.identity.is_some())
-            .map(resource)
-            .collect(),
-        problems,
-    )
+
+    /// Takes in all policy objects and workloads there are now. An object that is the same `Arc` as before is not read
+    /// again, and only tables that a change concerns are compiled again. Notes on each workload what clients must know.
+    pub fn update<'w>(&mut self, objects: &[Arc<Object>], workloads: impl Iterator<Item = &'w mut Workload>) -> Update {
+        let (settings, policies): (Vec<_>, Vec<_>) = objects.iter().partition(|object| MeshConfig::is_settings(object));
+        let same = |(one, other): (&Arc<Object>, &&Arc<Object>)| Arc::ptr_eq(one, other);
+        if settings.len() != self.settings.len() || !self.settings.iter().zip(&settings).all(same) {
+            self.start_over(settings.into_iter().map(Arc::clone).collect());
+        }
+        let concern = self.take_in(&policies);
+        if !concern.is_empty() {
+            self.compiled.retain(|key, _| !concern.concerns(&key.subject()));
+        }
+        let (resources, compiled) = self.serve(workloads);
+        // What no workload needs any more is held by nobody else.
+        self.compiled.retain(|_, table| Arc::strong_count(table) > 1);
+        let kept = policies.iter().filter_map(|object| self.objects.get(&id(object)?));
+        let problems = self.odd.iter().chain(kept.flat_map(|kept| &kept.problems));
+        Update {
+            resources,
+            problems: problems.cloned().collect(),
+            compiled,
+        }
+    }
+
+    /// Other settings may change what every object means.
+    fn start_over(&mut self, settings: Vec<Arc<Object>>) {
+        let (mut config, mut odd) = MeshConfig::from_objects(settings.iter().map(|object| &**object));
+        if let Some(first) = settings.first() {
+            odd.extend(other_trust_domain(first, &config, &self.trust_domain));
+        }
+        // Certificates show the domain that the CA signs for, whatever the settings say.
+        config.trust_domain = self.trust_domain.as_str().to_owned();
+        self.set = PolicySet::from_objects([], config).0;
+        self.objects.clear();
+        self.compiled.clear();
+        (self.settings, self.odd) = (settings, odd);
+    }
+
+    /// Brings the set up to date; says whom that concerns.
+    fn take_in(&mut self, policies: &[&Arc<Object>]) -> Concern {
+        let mut concern = Concern::default();
+        let mut present = HashSet::with_capacity(policies.len());
+        for object in policies {
+            let Some(id) = id(object) else { continue };
+            let known = self.objects.get(&id);
+            if !known.is_some_and(|kept| Arc::ptr_eq(&kept.object, object)) {
+                let (concerned, problems) = self.set.apply(object);
+                concern.merge(concerned);
+                let object = Arc::clone(object);
+                self.objects.insert(id.clone(), Kept { object, problems });
+            }
+            present.insert(id);
+        }
+        let set = &mut self.set;
+        self.objects.retain(|id, _| {
+            let stays = present.contains(id);
+            if !stays {
+                concern.merge(set.remove(id.0, &id.1, &id.2));
+            }
+            stays
+        });
+        concern
+    }
+
+    /// The resource of each workload, and how many tables that took.
+    fn serve<'w>(&mut self, workloads: impl Iterator<Item = &'w mut Workload>) -> (Vec<Resource>, usize) {
+        let (mut resources, mut compiled) = (Vec::new(), 0);
+        let mut held = std::mem::take(&mut self.resources);
+        for workload in workloads.filter(|workload| workload.identity.is_some()) {
+            let key = Key::of(workload);
+            let table = match self.compiled.get(&key) {
+                Some(table) => Arc::clone(table),
+                None => {
+                    compiled += 1;
+                    let table = Arc::new(Compiled::new(&self.set, &key));
+                    self.compiled.insert(key, Arc::clone(&table));
+                    table
+                }
+            };
+            workload.plaintext_ports = table
+                .plaintext_ports
+                .as_ref()
+                .filter(|_| workload.transport.is_mtls())
+                .map(|ports| Box::new(ports.clone()));
+            let name = workload.uid.to_shared();
+            let resource = match held.remove(&name) {
+                Some((before, resource)) if Arc::ptr_eq(&before, &table) => resource,
+                _ => Resource::with(Kind::Policy, Arc::clone(&name), &table.content),
+            };
+            resources.push(resource.clone());
+            self.resources.insert(name, (table, resource));
+        }
+        (resources, compiled)
+    }
+}
+
+impl Key {
+    fn of(workload: &Workload) -> Self {
+        Self {
+            namespace: Arc::clone(&workload.namespace),
+            labels: workload.labels.clone(),
+            selectable: !workload.host_network && workload.uid.kind() != UidKind::Address,
+        }
+    }
+
+    fn subject(&self) -> Subject<'_> {
+        Subject {
+            namespace: &self.namespace,
+            labels: self.labels.iter().collect(),
+            selectable: self.selectable,
+        }
+    }
+}
+
+impl Compiled {
+    fn new(set: &PolicySet, key: &Key) -> Self {
+        let table = set.compile(&key.subject());
+        Self {
+            plaintext_ports: table.mutual_tls.plaintext_ports(),
+            content: Content::of(&wire::Policy::from(&table)),
+        }
+    }
+}
+
+/// What an object is among policies; none: it is not one.
+fn id(object: &Object) -> Option<Id> {
+    let namespace = object.namespace_or_default().to_owned();
+    Some((kind_of(object)?, namespace, object.name.clone()))
 }
 
 fn other_trust_domain(settings: &Object, config: &MeshConfig, ours: &TrustDomain) -> Option<Problem> {
@@ -87,99 +247,4 @@ fn other_trust_domain(settings: &Object, config: &MeshConfig, ours: &TrustDomain
 }
 
 #[cfg(test)]
-mod tests {
-    use prost::Message;
-    use squire_mesh::{policy::Table, wire::discovery, workload::Interner};
-
-    use super::*;
-    use crate::{
-        compile::{Settings, mesh},
-        facts,
-        inventory::Inventory,
-        manifest::Manifest,
-    };
-
-    const POLICY: &str = "
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: only-web, namespace: shop}
-spec:
-  selector: {matchLabels: {app: db}}
-  action: ALLOW
-  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]
-";
-
-    fn resources(policies: &str) -> (Vec<Resource>, Vec<Problem>) {
-        let pods: String = [("db-1", "db"), ("db-2", "db"), ("web-1", "web")]
-            .into_iter()
-            .map(|(name, app)| {
-                format!(
-                    "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{app: {app}}}}}\n\
-                     status: {{podIP: 127.10.0.1}}\n---\n"
-                )
-            })
-            .collect();
-        let mut interner = Interner::default();
-        let mut inventory = Inventory::default();
-        for object in Manifest::parse("pods.yaml", &pods).objects {
-            let fact = facts::read(&object.api_version, &object.kind, object.value, &mut interner)
-                .unwrap()
-                .unwrap();
-            inventory.add(fact.into());
-        }
-        let trust_domain: TrustDomain = "cluster.local".parse().unwrap();
-        let settings = Settings {
-            trust_domain: trust_domain.clone(),
-            cluster_domain: String::new(),
-        };
-        let mesh = mesh(&inventory, &settings, &mut interner);
-        let objects: Vec<_> = Manifest::parse("policy.yaml", policies)
-            .objects
-            .into_iter()
-            .map(Arc::new)
-            .collect();
-        tables(&objects, &trust_domain, mesh.workloads.values())
-    }
-
-    fn table(resource: &Resource) -> Table {
-        let envelope = discovery::Resource::decode(resource.encoded.clone()).unwrap();
-        wire::Policy::decode(&*envelope.resource.unwrap().value)
-            .unwrap()
-            .try_into()
-            .unwrap()
-    }
-
-    #[test]
-    fn every_workload_has_a_table_and_only_the_selected_ones_have_the_policy() {
-        let (resources, problems) = resources(POLICY);
-        assert_eq!(problems, []);
-        let names: Vec<_> = resources.iter().map(|resource| &*resource.name).collect();
-        assert_eq!(names, ["shop/db-1", "shop/db-2", "shop/web-1"]);
-        assert_eq!(
-            resources[0].version, resources[1].version,
-            "pods with the same labels share a table"
-        );
-        assert_eq!(table(&resources[0]).authorization.allow.len(), 1);
-        assert_eq!(table(&resources[2]).authorization.allow.len(), 0);
-    }
-
-    #[test]
-    fn a_policy_that_cannot_be_understood_is_an_error_of_its_file() {
-        let bad = POLICY.replace("ALLOW", "PERMIT");
-        let object = Manifest::parse("policy.yaml", &bad).objects.remove(0);
-        let problems = review()(&object);
-        assert!(
-            problems[0].to_string().starts_with("policy.yaml:7: error: "),
-            "{problems:?}"
-        );
-        assert_eq!(review()(&Manifest::parse("policy.yaml", POLICY).objects[0]), []);
-    }
-
-    #[test]
-    fn settings_for_another_trust_domain_are_remarked_on() {
-        let settings = "apiVersion: squire.mesh/v1\nkind: MeshConfig\nmetadata: {name: mesh}\n\
-                        spec: {trustDomain: other.example}\n";
-        let (_, problems) = resources(settings);
-        assert!(problems[0].message.contains("other.example"), "{problems:?}");
-    }
-}
+mod tests;

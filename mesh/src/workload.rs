@@ -4,12 +4,14 @@
 
 mod labels;
 mod names;
+mod plaintext;
 mod wire;
 
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 pub use labels::{Interner, LabelSet};
 pub use names::{NameError, ServiceName, UidKind, WorkloadUid};
+pub use plaintext::PlaintextPorts;
 pub use wire::WireError;
 
 use crate::{spiffe::SpiffeId, traffic::Traffic};
@@ -142,6 +144,8 @@ pub struct Workload {
     pub addresses: Box<[IpAddr]>,
     /// How it is reached.
     pub transport: Transport,
+    /// Ports on which mutual TLS must not be started, although the transport is mutual TLS; `None`: there are none.
+    pub plaintext_ports: Option<Box<PlaintextPorts>>,
     /// It lives in its node's network namespace: its addresses are not its own.
     pub host_network: bool,
     /// New connections may be sent to it. An unready workload is still known by its address.
@@ -169,6 +173,12 @@ impl Workload {
             .iter()
             .find(|port| port.protocol == protocol && &*port.name == name)
             .map(|port| port.port)
+    }
+
+    /// Whether a client starts mutual TLS on this port: it can be, and the effective mode is not DISABLE.
+    pub fn takes_mtls(&self, port: u16) -> bool {
+        let plaintext = self.plaintext_ports.as_ref();
+        self.transport.is_mtls() && !plaintext.is_some_and(|ports| ports.contains(port))
     }
 
     /// The application protocol declared for a TCP port, if any.

@@ -73,7 +73,7 @@ fn by_address(snapshot: &Snapshot, address: SocketAddr) -> Result<Vec<Endpoint>,
     Ok(vec![match workload {
         Some(workload) => Endpoint {
             address,
-            via: via(workload)?,
+            via: via(workload, address.port())?,
             workload: Some(Arc::clone(workload)),
         },
         None => Endpoint {
@@ -106,12 +106,16 @@ pub(crate) fn endpoint(workload: &Arc<Workload>, port: u16) -> Result<Endpoint, 
     let ip = workload.addresses.first().ok_or("the workload has no address")?;
     Ok(Endpoint {
         address: SocketAddr::new(*ip, port),
-        via: via(workload)?,
+        via: via(workload, port)?,
         workload: Some(Arc::clone(workload)),
     })
 }
 
-fn via(workload: &Workload) -> Result<Via, &'static str> {
+/// How a port is reached: in plain bytes where its mode is DISABLE, whatever stands in front of the workload.
+fn via(workload: &Workload, port: u16) -> Result<Via, &'static str> {
+    if !workload.takes_mtls(port) {
+        return Ok(Via::Plaintext);
+    }
     let framing = match workload.transport {
         Transport::Plaintext => return Ok(Via::Plaintext),
         Transport::Squire => Framing::Squire,

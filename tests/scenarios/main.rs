@@ -9,6 +9,7 @@ mod identity;
 mod issuing;
 mod joining;
 mod mistakes;
+mod modes;
 mod outages;
 mod peers;
 mod routing;

@@ -347,3 +347,18 @@ async fn reports_are_kept_and_shown_beside_the_stream() {
     assert_eq!(proxy["report"]["admin_address"], "127.10.0.1:15020", "{sync}");
     plane.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_hear_of_a_port_in_mode_disable_and_of_no_other_workload() {
+    let plane = Plane::start(&[("web.yaml", &pod("web")), ("db.yaml", &pod("db"))]).await;
+    let mut web = plane.connect("web", "shop/web").await;
+    web.follow(WORKLOAD, &[]).await;
+    plane.write(
+        "modes.yaml",
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: db, namespace: shop}\n\
+         spec: {selector: {matchLabels: {app: db}}, portLevelMtls: {9090: {mode: DISABLE}}}\n",
+    );
+    let seen = web.next().await;
+    assert_eq!((seen.kind.as_str(), seen.names()), (WORKLOAD, vec!["shop/db"]));
+    plane.stop().await;
+}

@@ -7,6 +7,7 @@ use super::{
     AuthorizationPolicy, CustomPolicy, MtlsMode, NetworkGate, ObjectRef, PathNormalization, Request, RuleRef,
     TokenIssuer, decide::may_ask,
 };
+use crate::workload::PlaintextPorts;
 
 /// Why a gate refuses everything: an object that cannot be understood, or nothing received yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +56,18 @@ impl MutualTls {
             Err(_) => (self.mode, self.by.as_ref()),
         };
         (mode, by.map(RuleRef::object))
+    }
+
+    /// The ports on which a client must not start mutual TLS (spec §2.2.9); none where an object is not understood, for
+    /// then nothing comes in either way.
+    #[must_use]
+    pub fn plaintext_ports(&self) -> Option<PlaintextPorts> {
+        if self.refusal.is_some() {
+            return None;
+        }
+        let everywhere = self.mode == MtlsMode::Disable;
+        let differs = |(port, mode): &(u16, MtlsMode)| ((*mode == MtlsMode::Disable) != everywhere).then_some(*port);
+        PlaintextPorts::new(everywhere, self.ports.iter().filter_map(differs))
     }
 }
 
@@ -164,5 +177,31 @@ mod tests {
             Some("PeerAuthentication foo/w")
         );
         assert_eq!(mutual_tls.of(81), (MtlsMode::Strict, None));
+        let plaintext = mutual_tls.plaintext_ports().unwrap();
+        assert_eq!(plaintext.parts(), (false, &[80][..]));
+    }
+
+    #[test]
+    fn clients_are_told_every_port_in_mode_disable_and_no_other() {
+        let modes = [MtlsMode::Disable, MtlsMode::Permissive, MtlsMode::Strict];
+        for (mode, listed) in modes.into_iter().flat_map(|mode| modes.map(|listed| (mode, listed))) {
+            let mutual_tls = MutualTls {
+                mode,
+                ports: [(80, listed)].into(),
+                ..MutualTls::default()
+            };
+            let told = mutual_tls.plaintext_ports();
+            for port in [80, 81] {
+                let expected = mutual_tls.of(port).0 == MtlsMode::Disable;
+                let contains = told.as_ref().is_some_and(|ports| ports.contains(port));
+                assert_eq!(contains, expected, "{mode} {listed} {port}");
+            }
+        }
+        let refused = MutualTls {
+            mode: MtlsMode::Disable,
+            refusal: Some(Refusal::new(None, "not understood")),
+            ..MutualTls::default()
+        };
+        assert_eq!(refused.plaintext_ports(), None);
     }
 }

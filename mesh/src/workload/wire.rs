@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use super::{
-    Interner, Membership, NameError, NamedPort, Owner, PortPair, PortProtocol, Service, ServiceName, ServicePort,
-    Transport, Workload, WorkloadUid,
+    Interner, Membership, NameError, NamedPort, Owner, PlaintextPorts, PortPair, PortProtocol, Service, ServiceName,
+    ServicePort, Transport, Workload, WorkloadUid,
 };
 use crate::{
     spiffe::{SpiffeId, TrustDomain},
@@ -90,6 +90,7 @@ impl Workload {
             identity,
             addresses: addresses(of, &message.addresses)?,
             transport,
+            plaintext_ports: plaintext_ports(of, message.plaintext_ports.as_ref())?,
             host_network: message.host_network,
             ready: !message.unready,
             labels: interner.labels(&message.labels),
@@ -155,6 +156,17 @@ impl From<&Workload> for wire::Workload {
             zone: text(&workload.zone),
             owner_kind: owner.map(|owner| owner.kind.to_string()).unwrap_or_default(),
             owner_name: owner.map(|owner| owner.name.to_string()).unwrap_or_default(),
+            plaintext_ports: workload.plaintext_ports.as_deref().map(wire::PlaintextPorts::from),
+        }
+    }
+}
+
+impl From<&PlaintextPorts> for wire::PlaintextPorts {
+    fn from(ports: &PlaintextPorts) -> Self {
+        let (otherwise, except) = ports.parts();
+        Self {
+            otherwise,
+            except: except.iter().map(|port| u32::from(*port)).collect(),
         }
     }
 }
@@ -278,6 +290,13 @@ fn transport(of: &str, value: i32) -> Result<Transport, WireError> {
     }
 }
 
+fn plaintext_ports(of: &str, ports: Option<&wire::PlaintextPorts>) -> Result<Option<Box<PlaintextPorts>>, WireError> {
+    let Some(ports) = ports else { return Ok(None) };
+    let except = ports.except.iter().map(|port| number(of, *port));
+    let except: Vec<u16> = except.collect::<Result<_, _>>()?;
+    Ok(PlaintextPorts::new(ports.otherwise, except).map(Box::new))
+}
+
 fn named_port(of: &str, port: &wire::NamedPort, interner: &mut Interner) -> Result<NamedPort, WireError> {
     let protocol = match wire::PortProtocol::try_from(port.protocol) {
         Ok(wire::PortProtocol::Tcp) => PortProtocol::Tcp,
@@ -355,6 +374,7 @@ mod tests {
             identity: Some(SpiffeId::workload(&trust_domain, "shop", "web").unwrap()),
             addresses: ["127.10.0.1".parse().unwrap(), "fd00::1".parse().unwrap()].into(),
             transport: Transport::Squire,
+            plaintext_ports: PlaintextPorts::new(false, [9090]).map(Box::new),
             host_network: false,
             ready: true,
             labels: [("app", "web"), ("empty", "")].into_iter().collect(),
@@ -410,13 +430,16 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_refused() {
         type Spoil = fn(&mut wire::Workload);
-        let cases: [(&str, Spoil); 9] = [
+        let cases: [(&str, Spoil); 10] = [
             ("uid", |m| m.uid = "no/such/form".into()),
             ("address", |m| m.addresses = vec![vec![1, 2, 3].into()]),
             ("transport 0", |m| m.transport = 0),
             ("transport 9", |m| m.transport = 9),
             ("port 0", |m| m.ports[0].port = 0),
             ("port 65536", |m| m.services[0].ports[0].target_port = 65_536),
+            ("plaintext port", |m| {
+                m.plaintext_ports.as_mut().unwrap().except[0] = 65_536;
+            }),
             ("protocol", |m| m.ports[0].protocol = 7),
             ("trust domain", |m| m.trust_domain = "not a domain".into()),
             ("identity", |m| m.service_account.clear()),

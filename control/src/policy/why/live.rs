@@ -95,6 +95,7 @@ fn workload(line: WorkloadLine, interner: &mut Interner) -> Result<Workload, Str
         name: interner.text(&line.name),
         addresses: line.addresses.into(),
         transport,
+        plaintext_ports: None,
         host_network: line.host_network,
         ready: line.ready,
         labels: interner.labels(&line.labels),

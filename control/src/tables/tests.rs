@@ -1,0 +1,242 @@
+use std::collections::BTreeMap;
+
+use prost::Message;
+use squire_mesh::{
+    policy::Table,
+    wire::discovery,
+    workload::{Interner, WorkloadUid},
+};
+
+use super::*;
+use crate::{
+    compile::{Settings, mesh},
+    facts,
+    inventory::Inventory,
+    manifest::Manifest,
+};
+
+const POLICY: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: only-web, namespace: shop}
+spec:
+  selector: {matchLabels: {app: db}}
+  action: ALLOW
+  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]
+";
+
+fn peer_authentication(name: &str, selector: &str, mtls: &str) -> String {
+    format!(
+        "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+         metadata: {{name: {name}, namespace: shop}}\nspec: {{{selector} {mtls}}}\n"
+    )
+}
+
+const DB_METRICS_PLAIN: &str = "selector: {matchLabels: {app: db}}, mtls: {mode: STRICT},";
+
+/// A shop with its tables, changed step by step.
+struct Shop {
+    tables: Tables,
+    objects: BTreeMap<String, Arc<Object>>,
+    workloads: BTreeMap<WorkloadUid, Workload>,
+}
+
+impl Shop {
+    fn with(pods: &[(&str, &str)]) -> Self {
+        let trust_domain: TrustDomain = "cluster.local".parse().unwrap();
+        let mut shop = Self {
+            tables: Tables::new(trust_domain),
+            objects: BTreeMap::new(),
+            workloads: BTreeMap::new(),
+        };
+        shop.pods(pods);
+        shop
+    }
+
+    fn new() -> Self {
+        Self::with(&[("db-1", "db"), ("db-2", "db"), ("web-1", "web")])
+    }
+
+    fn pods(&mut self, pods: &[(&str, &str)]) {
+        let pods: String = pods
+            .iter()
+            .map(|(name, app)| {
+                format!(
+                    "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{app: {app}}}, \
+                     annotations: {{squire.mesh/injected: \"true\"}}}}\nstatus: {{podIP: 127.10.0.1}}\n---\n"
+                )
+            })
+            .collect();
+        let mut interner = Interner::default();
+        let mut inventory = Inventory::default();
+        for object in Manifest::parse("pods.yaml", &pods).objects {
+            let fact = facts::read(&object.api_version, &object.kind, object.value, &mut interner)
+                .unwrap()
+                .unwrap();
+            inventory.add(fact.into());
+        }
+        let settings = Settings {
+            trust_domain: "cluster.local".parse().unwrap(),
+            cluster_domain: String::new(),
+        };
+        self.workloads = mesh(&inventory, &settings, &mut interner).workloads;
+    }
+
+    /// Adds or replaces the objects in a text; the others stay the same `Arc`s.
+    fn apply(&mut self, text: &str) -> Update {
+        for object in Manifest::parse("policy.yaml", text).objects {
+            self.objects
+                .insert(format!("{} {}", object.kind, object.name), Arc::new(object));
+        }
+        self.update()
+    }
+
+    fn remove(&mut self, name: &str) -> Update {
+        assert!(self.objects.remove(name).is_some());
+        self.update()
+    }
+
+    fn update(&mut self) -> Update {
+        let objects: Vec<_> = self.objects.values().map(Arc::clone).collect();
+        let update = self.tables.update(&objects, self.workloads.values_mut());
+        // Whatever was kept is what a control plane that has just started would make.
+        let mut fresh = Self::with(&[]);
+        fresh.workloads = self.workloads.clone();
+        let anew = fresh.tables.update(&objects, fresh.workloads.values_mut());
+        let versions = |update: &Update| -> Vec<_> {
+            let version = |resource: &Resource| (Arc::clone(&resource.name), resource.version);
+            update.resources.iter().map(version).collect()
+        };
+        assert_eq!(versions(&update), versions(&anew));
+        assert_eq!(update.problems, anew.problems);
+        assert_eq!(self.workloads, fresh.workloads);
+        update
+    }
+
+    fn takes_mtls(&self, port: u16) -> Vec<(&str, bool)> {
+        let workloads = self.workloads.values();
+        workloads
+            .map(|workload| (&*workload.name, workload.takes_mtls(port)))
+            .collect()
+    }
+}
+
+fn table(resource: &Resource) -> Table {
+    let envelope = discovery::Resource::decode(resource.encoded.clone()).unwrap();
+    wire::Policy::decode(&*envelope.resource.unwrap().value)
+        .unwrap()
+        .try_into()
+        .unwrap()
+}
+
+#[test]
+fn every_workload_has_a_table_and_only_the_selected_ones_have_the_policy() {
+    let Update {
+        resources,
+        problems,
+        compiled,
+    } = Shop::new().apply(POLICY);
+    assert_eq!(problems, []);
+    let names: Vec<_> = resources.iter().map(|resource| &*resource.name).collect();
+    assert_eq!(names, ["shop/db-1", "shop/db-2", "shop/web-1"]);
+    assert_eq!(
+        resources[0].version, resources[1].version,
+        "pods with the same labels share a table"
+    );
+    assert_eq!(compiled, 2);
+    assert_eq!(table(&resources[0]).authorization.allow.len(), 1);
+    assert_eq!(table(&resources[2]).authorization.allow.len(), 0);
+}
+
+#[test]
+fn a_change_compiles_only_the_tables_it_concerns() {
+    let mut shop = Shop::new();
+    assert_eq!(shop.apply(POLICY).compiled, 2, "everything once");
+    assert_eq!(shop.update().compiled, 0, "nothing has changed");
+    let changed = POLICY.replace("sa/web", "sa/other");
+    assert_eq!(shop.apply(&changed).compiled, 1, "the policy selects db alone");
+    let moved = changed.replace("app: db", "app: web");
+    assert_eq!(
+        shop.apply(&moved).compiled,
+        2,
+        "whom it selected before, and whom it selects now"
+    );
+    assert_eq!(
+        shop.apply(&moved.replace("namespace: shop", "namespace: other"))
+            .compiled,
+        1
+    );
+    assert_eq!(
+        shop.remove("AuthorizationPolicy only-web").compiled,
+        0,
+        "it selected nobody here"
+    );
+    let everybody = peer_authentication("default", "", "mtls: {mode: STRICT}");
+    assert_eq!(shop.apply(&everybody).compiled, 2);
+    let settings = "apiVersion: squire.mesh/v1\nkind: MeshConfig\nmetadata: {name: mesh}\n\
+                    spec: {pathNormalization: NONE}\n";
+    assert_eq!(shop.apply(settings).compiled, 2, "settings concern every table");
+}
+
+#[test]
+fn a_pod_that_comes_or_goes_compiles_at_most_its_own_table() {
+    let mut shop = Shop::new();
+    shop.apply(POLICY);
+    shop.pods(&[("db-1", "db"), ("db-2", "db"), ("db-3", "db"), ("web-1", "web")]);
+    assert_eq!(shop.update().compiled, 0, "it shares the table of its siblings");
+    shop.pods(&[("db-1", "db"), ("web-1", "web"), ("new-1", "new")]);
+    let update = shop.update();
+    assert_eq!((update.compiled, update.resources.len()), (1, 3));
+    shop.pods(&[("web-1", "web")]);
+    shop.update();
+    assert_eq!(shop.tables.compiled.len(), 1, "tables that nobody needs are dropped");
+}
+
+#[test]
+fn clients_are_told_where_mutual_tls_is_disabled_and_only_of_whom_that_concerns() {
+    let mut shop = Shop::new();
+    shop.update();
+    assert!(shop.takes_mtls(9090).iter().all(|(_, mtls)| *mtls));
+    let before = shop.workloads.clone();
+    let metrics = peer_authentication("db", DB_METRICS_PLAIN, "portLevelMtls: {9090: {mode: DISABLE}}");
+    assert_eq!(shop.apply(&metrics).compiled, 1);
+    assert_eq!(
+        shop.takes_mtls(9090),
+        [("db-1", false), ("db-2", false), ("web-1", true)]
+    );
+    assert!(shop.takes_mtls(5432).iter().all(|(_, mtls)| *mtls));
+    let untouched = |(uid, workload): (&WorkloadUid, &Workload)| (before[uid] == *workload).then(|| uid.to_string());
+    let same: Vec<_> = shop.workloads.iter().filter_map(untouched).collect();
+    assert_eq!(same, ["shop/web-1"], "what is pushed of the others has not changed");
+
+    let everybody = peer_authentication("default", "", "mtls: {mode: DISABLE}");
+    shop.apply(&everybody);
+    assert_eq!(
+        shop.takes_mtls(5432),
+        [("db-1", true), ("db-2", true), ("web-1", false)],
+        "the workload's own mode counts more than the namespace's"
+    );
+    shop.remove("PeerAuthentication default");
+    shop.remove("PeerAuthentication db");
+    assert_eq!(shop.workloads, before);
+}
+
+#[test]
+fn a_policy_that_cannot_be_understood_is_an_error_of_its_file() {
+    let bad = POLICY.replace("ALLOW", "PERMIT");
+    let object = Manifest::parse("policy.yaml", &bad).objects.remove(0);
+    let problems = review()(&object);
+    assert!(
+        problems[0].to_string().starts_with("policy.yaml:7: error: "),
+        "{problems:?}"
+    );
+    assert_eq!(review()(&Manifest::parse("policy.yaml", POLICY).objects[0]), []);
+}
+
+#[test]
+fn settings_for_another_trust_domain_are_remarked_on() {
+    let settings = "apiVersion: squire.mesh/v1\nkind: MeshConfig\nmetadata: {name: mesh}\n\
+                    spec: {trustDomain: other.example}\n";
+    let problems = Shop::new().apply(settings).problems;
+    assert!(problems[0].message.contains("other.example"), "{problems:?}");
+}
