@@ -5,7 +5,6 @@
 mod catalog;
 mod codec;
 mod fleet;
-mod kind;
 mod resource;
 mod server;
 mod stream;
@@ -15,6 +14,6 @@ pub(crate) use fleet::epoch_seconds;
 
 pub use catalog::{Catalog, Identities, Published};
 pub use fleet::{Fleet, KindView, ProxyView};
-pub use kind::Kind;
 pub use resource::{Content, Resource, Version};
 pub use server::Ads;
+pub use squire_mesh::resource::Kind;

@@ -136,3 +136,20 @@ fn who_is_not_there_cannot_be_asked_about() {
     assert_eq!(stranger.verdict, "DENY");
     assert!(stranger.notes.iter().any(|note| note.contains("plaintext")));
 }
+
+#[test]
+fn a_port_in_mode_disable_is_asked_about_as_its_clients_reach_it() {
+    let disabled = format!(
+        "{SHOP}---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: db, namespace: shop}}\n\
+         spec: {{selector: {{matchLabels: {{role: db}}}}, portLevelMtls: {{5432: {{mode: DISABLE}}}}}}\n"
+    );
+    let world = World::from_manifest(&Manifest::parse("shop.yaml", &disabled)).unwrap();
+    let explanation = world.why(&connection("shop/web-1", "shop/db-1:5432")).unwrap();
+    // Plain bytes pass the mode; a rule that wants an identity then has none to see.
+    assert_eq!(explanation.gates[2].verdict, "ALLOW", "{explanation:?}");
+    assert_eq!(explanation.gates[3].verdict, "DENY", "{explanation:?}");
+    assert!(
+        explanation.notes.iter().any(|note| note.contains("DISABLE")),
+        "{explanation:?}"
+    );
+}

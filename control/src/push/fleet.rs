@@ -60,8 +60,8 @@ pub struct ProxyView {
     pub address: SocketAddr,
     /// Seconds since the epoch.
     pub connected_since: u64,
-    /// Per kind that it subscribed to.
-    pub kinds: BTreeMap<Kind, KindView>,
+    /// Per kind that it subscribed to, by the kind's label.
+    pub kinds: BTreeMap<&'static str, KindView>,
 }
 
 impl Fleet {
@@ -100,7 +100,10 @@ impl Fleet {
             spiffe_id: entry.spiffe_id.clone(),
             address: entry.address,
             connected_since: epoch_seconds(entry.connected),
-            kinds: lock(&entry.kinds).clone(),
+            kinds: lock(&entry.kinds)
+                .iter()
+                .map(|(kind, view)| (kind.label(), view.clone()))
+                .collect(),
         };
         entries.into_iter().map(view).collect()
     }

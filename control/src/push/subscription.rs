@@ -9,7 +9,7 @@ use std::{
 use prost::bytes::Bytes;
 use squire_mesh::wire::discovery::DeltaDiscoveryRequest;
 
-use super::{Kind, Version, catalog::Shelf};
+use super::{Version, catalog::Shelf};
 
 /// Bytes of resources after which a response is full. Proxies accept 4 MiB.
 const PAGE_BYTES: usize = 512 * 1024;
@@ -304,13 +304,6 @@ impl Draft {
 
     fn is_empty(&self) -> bool {
         self.resources.is_empty() && self.removed.is_empty() && !self.closes
-    }
-}
-
-impl Kind {
-    /// Whether a stream only ever sees the resource named after its own workload.
-    pub(super) const fn is_private(self) -> bool {
-        matches!(self, Self::Policy)
     }
 }
 

@@ -3,7 +3,6 @@
 //! sockets, and decides nothing.
 
 mod index;
-mod kind;
 mod shards;
 mod store;
 
@@ -17,7 +16,7 @@ use squire_mesh::{
 };
 use tokio::sync::watch;
 
-pub use kind::Kind;
+pub use squire_mesh::resource::Kind;
 pub use store::{Change, Refused, Store, Update};
 
 use self::shards::Shards;
@@ -174,7 +173,7 @@ impl Tables {
     /// How current the table of this kind is.
     #[must_use]
     pub fn of(&self, kind: Kind) -> &TableStatus {
-        &self.0[kind as usize]
+        &self.0[kind.index()]
     }
 
     /// Every table was told at least once.
@@ -184,7 +183,7 @@ impl Tables {
     }
 
     fn of_mut(&mut self, kind: Kind) -> &mut TableStatus {
-        &mut self.0[kind as usize]
+        &mut self.0[kind.index()]
     }
 }
 

@@ -135,7 +135,7 @@ impl Store {
 
     /// What is held already, name to version, so that a new stream need not send it again.
     pub fn held(&self, kind: Kind) -> impl Iterator<Item = (String, String)> + '_ {
-        self.versions[kind as usize]
+        self.versions[kind.index()]
             .iter()
             .map(|(name, version)| (name.to_string(), version.to_string()))
     }
@@ -275,7 +275,7 @@ impl Store {
     }
 
     fn remember(&mut self, update: &Update) {
-        let versions = &mut self.versions[update.kind as usize];
+        let versions = &mut self.versions[update.kind.index()];
         for name in &update.removed {
             versions.remove(name.as_str());
         }

@@ -4,7 +4,7 @@ use prost::Message;
 use squire_mesh::wire::{discovery, rpc, squire as wire};
 
 use super::*;
-use crate::push::{Catalog, Resource};
+use crate::push::{Catalog, Kind, Resource};
 
 const KIND: Kind = Kind::Service;
 

@@ -1,21 +1,22 @@
-//! The kinds of resources, in the order in which they are sent: what vouches for peers first, then who and where they
-//! are, then the policy that speaks about them (make before break).
+//! The kinds of resources that the control plane pushes, in the order in which they are subscribed to and sent: what vouches
+//! for peers first, then who and where they are, then the policy that speaks about them (make before break). It holds none.
 
-use squire_mesh::ports;
+use std::fmt;
+
+use crate::ports;
 
 /// A kind of resource.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// Roots of a trust domain.
+    /// `squire.v1.TrustBundle`: the roots of a trust domain.
     TrustBundle,
-    /// What must no longer be trusted.
+    /// `squire.v1.Revocation`: what must no longer be trusted.
     Revocation,
-    /// A pod, a machine, a bare address.
+    /// `squire.v1.Workload`: a pod, a machine, a bare address.
     Workload,
-    /// A Service.
+    /// `squire.v1.Service`: names and virtual addresses.
     Service,
-    /// The policy of one workload.
+    /// `squire.v1.Policy`: the policy of one workload.
     Policy,
 }
 
@@ -29,7 +30,8 @@ impl Kind {
         Self::Policy,
     ];
 
-    /// Its type URL on the wire.
+    /// Its xDS type URL.
+    #[must_use]
     pub const fn type_url(self) -> &'static str {
         match self {
             Self::TrustBundle => ports::TYPE_TRUST_BUNDLE,
@@ -40,12 +42,14 @@ impl Kind {
         }
     }
 
-    /// The kind behind a type URL.
+    /// The kind of an xDS type URL.
+    #[must_use]
     pub fn of_type_url(url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.type_url() == url)
     }
 
-    /// Its name in metrics and on admin pages.
+    /// Its name in metrics, messages and on admin pages: a closed set.
+    #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
             Self::TrustBundle => "trust_bundle",
@@ -56,8 +60,22 @@ impl Kind {
         }
     }
 
-    pub(super) const fn index(self) -> usize {
+    /// Whether a proxy only ever sees the one resource that is named after its own workload.
+    #[must_use]
+    pub const fn is_private(self) -> bool {
+        matches!(self, Self::Policy)
+    }
+
+    /// Its place in [`Self::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
         self as usize
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
     }
 }
 
