@@ -134,7 +134,7 @@ spec: {rules: [{from: [{source: {principals: [cluster.local/ns/front/sa/web]}}],
 apiVersion: squire.mesh/v1
 kind: MeshConfig
 metadata: {name: mesh}
-spec: {extensionProviders: {judge: {type: grpc}}}
+spec: {extensionProviders: {judge: {type: grpc, service: judge.auth.svc.cluster.local, port: 9000}}}
 "#;
 
 struct Pod(&'static str, &'static str);

@@ -45,11 +45,7 @@ fn policy(conditions: impl IntoIterator<Item = Attribute>) -> Arc<AuthorizationP
 fn custom(provider: Option<ProviderKind>, conditions: impl IntoIterator<Item = Attribute>) -> CustomPolicy {
     CustomPolicy {
         policy: policy(conditions),
-        provider: provider.map(|kind| Provider {
-            name: "judge".into(),
-            kind,
-            fail_open: false,
-        }),
+        provider: provider.map(|kind| Arc::new(Provider::new("judge", kind))),
     }
 }
 
