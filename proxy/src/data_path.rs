@@ -22,6 +22,7 @@ use crate::{
     config::{self, Config, Mode},
     connection::{Cut, Recorder, Registry},
     credentials,
+    destinations::Destinations,
     dial::{Dialer, Timeouts},
     inbound,
     metrics::Metrics,
@@ -119,7 +120,11 @@ pub fn start(config: &Config, inputs: Inputs) -> io::Result<DataPath> {
         traffic,
         config.limits.max_pending_handshakes,
         (config.bind_source, matches!(config.mode, Mode::Explicit { .. })),
-        addresses.clone(),
+        Destinations {
+            own: addresses.clone(),
+            transparent: matches!(config.mode, Mode::Transparent { .. }),
+            unknown: config.unknown,
+        },
         tasks,
         stop.child_token(),
     );

@@ -56,6 +56,10 @@ pub(crate) async fn serve(shared: Arc<Shared>, accepted: Accepted) {
     let Some(table) = &snapshot.policy else {
         return arrival.refuse(&shared, since, &Outcome::NotReady("policy"));
     };
+    if shared.destinations.is_own(&snapshot, arrival.app) {
+        let outcome = Outcome::NoRoute("the destination is this sidecar itself");
+        return arrival.refuse(&shared, since, &outcome);
+    }
     let mode = table.mtls_mode(arrival.port);
     drop(snapshot);
     // Boxed: a connection then holds the frame of its own way, not of the longest.

@@ -14,6 +14,7 @@ pub mod config;
 pub mod connection;
 mod credentials;
 pub mod data_path;
+mod destinations;
 mod dial;
 mod first_bytes;
 mod forward;

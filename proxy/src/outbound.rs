@@ -9,6 +9,7 @@ use crate::{
     accept::Accepted,
     authorize::{self, Answer, Permit, Question},
     connection::{Carrier, Connection, Direction, Facts, Record},
+    destinations::of_family,
     dial::DialError,
     forward::{self, Interrupted},
     link::{
@@ -17,7 +18,7 @@ use crate::{
     },
     outcome::Outcome,
     pool::{Key, Leased},
-    route::{Endpoint, Target, Via, route},
+    route::{Endpoint, Target, Via},
     shared::Shared,
     socket,
 };
@@ -55,16 +56,13 @@ pub(crate) async fn serve(shared: Arc<Shared>, accepted: Accepted, target: Targe
 
 async fn attempt(shared: &Arc<Shared>, app: &TcpStream, record: &Record, target: &Target) -> Outcome {
     let snapshot = shared.snapshot();
-    let endpoints = match route(&snapshot, target) {
+    let endpoints = match shared.destinations.endpoints(&snapshot, target) {
         Ok(endpoints) => endpoints,
         Err(why) => return Outcome::NoRoute(why),
     };
     drop(snapshot);
     let mut last = Outcome::NoRoute("no endpoint");
     for endpoint in endpoints {
-        if shared.own.contains(&endpoint.address) {
-            return Outcome::NoRoute("the destination is this sidecar itself");
-        }
         let permit = match decide(shared, record, &endpoint) {
             Ok(permit) => permit,
             Err(outcome) => return outcome,
@@ -89,7 +87,8 @@ async fn attempt(shared: &Arc<Shared>, app: &TcpStream, record: &Record, target:
 /// Egress policy, noted in the record. The record is registered by now, so a policy that changes from here on finds it.
 pub(crate) fn decide(shared: &Shared, record: &Connection, endpoint: &Endpoint) -> Result<Permit, Outcome> {
     let snapshot = shared.snapshot();
-    let local = snapshot.me.as_ref().and_then(|me| me.addresses.first()).copied();
+    let ip = endpoint.address.ip();
+    let local = snapshot.me.as_ref().and_then(|me| of_family(&me.addresses, ip));
     let question = Question {
         peer: None,
         remote: endpoint.address,

@@ -1,7 +1,10 @@
 //! Where an outbound connection goes: from the address the application dialled to the endpoints that may serve it, by
 //! the tables the control plane pushed. Decides no policy and opens nothing.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use squire_mesh::{
     spiffe::SpiffeId,
@@ -10,6 +13,7 @@ use squire_mesh::{
 
 use crate::{
     config::{Host, HostPort},
+    destinations::of_family,
     link::Framing,
     state::{Named, Snapshot},
 };
@@ -56,8 +60,8 @@ pub(crate) fn route(snapshot: &Snapshot, target: &Target) -> Result<Vec<Endpoint
             host: Host::Name(name),
             port,
         }) => match snapshot.named(name) {
-            Some(Named::Service(service)) => by_service(snapshot, service.name.as_str(), *port),
-            Some(Named::Workload(workload)) => Ok(vec![endpoint(workload, *port)?]),
+            Some(Named::Service(service)) => by_service(snapshot, service.name.as_str(), *port, None),
+            Some(Named::Workload(workload)) => Ok(vec![endpoint(workload, *port, None)?]),
             None => Err("no service or workload of that name is known to the mesh"),
         },
     }
@@ -65,7 +69,7 @@ pub(crate) fn route(snapshot: &Snapshot, target: &Target) -> Result<Vec<Endpoint
 
 fn by_address(snapshot: &Snapshot, address: SocketAddr) -> Result<Vec<Endpoint>, &'static str> {
     if let Some(service) = snapshot.service_at(address.ip()) {
-        return by_service(snapshot, service.name.as_str(), address.port());
+        return by_service(snapshot, service.name.as_str(), address.port(), Some(address.ip()));
     }
     let workload = snapshot
         .workloads_at(address.ip())
@@ -84,7 +88,13 @@ fn by_address(snapshot: &Snapshot, address: SocketAddr) -> Result<Vec<Endpoint>,
     }])
 }
 
-fn by_service(snapshot: &Snapshot, service: &str, port: u16) -> Result<Vec<Endpoint>, &'static str> {
+/// `like`: the address that was dialled; endpoints are then dialled in its family, if they can be.
+fn by_service(
+    snapshot: &Snapshot,
+    service: &str,
+    port: u16,
+    like: Option<IpAddr>,
+) -> Result<Vec<Endpoint>, &'static str> {
     let mut ready: Vec<_> = snapshot.ready_endpoints(service, port).collect();
     if ready.is_empty() {
         return Err("the service has no ready endpoint for that port");
@@ -97,15 +107,17 @@ fn by_service(snapshot: &Snapshot, service: &str, port: u16) -> Result<Vec<Endpo
     }
     ready[..count]
         .iter()
-        .map(|(workload, port)| endpoint(workload, *port))
+        .map(|(workload, port)| endpoint(workload, *port, like))
         .collect()
 }
 
-/// How a workload is reached on a port.
-pub(crate) fn endpoint(workload: &Arc<Workload>, port: u16) -> Result<Endpoint, &'static str> {
-    let ip = workload.addresses.first().ok_or("the workload has no address")?;
+/// How a workload is reached on a port; `like`: in the family of this address, if it can be.
+pub(crate) fn endpoint(workload: &Arc<Workload>, port: u16, like: Option<IpAddr>) -> Result<Endpoint, &'static str> {
+    let addresses = &workload.addresses;
+    let ip = like.map_or(addresses.first().copied(), |like| of_family(addresses, like));
+    let ip = ip.ok_or("the workload has no address")?;
     Ok(Endpoint {
-        address: SocketAddr::new(*ip, port),
+        address: SocketAddr::new(ip, port),
         via: via(workload, port)?,
         workload: Some(Arc::clone(workload)),
     })

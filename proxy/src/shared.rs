@@ -1,7 +1,7 @@
 //! What every connection of this sidecar shares. Made once at the start; only read afterwards.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -12,8 +12,8 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    connection::Recorder, credentials::CredentialsWatch, dial::Dialer, metrics::Metrics, pool::Pool, state::Snapshot,
-    state::State, traffic::Traffic,
+    connection::Recorder, credentials::CredentialsWatch, destinations::Destinations, dial::Dialer, metrics::Metrics,
+    pool::Pool, state::Snapshot, state::State, traffic::Traffic,
 };
 
 /// Everything a connection needs that is not its own.
@@ -32,8 +32,8 @@ pub(crate) struct Shared {
     pub(crate) bind_source: Option<IpAddr>,
     /// In explicit mode peers are dialled from the workload's own address.
     pub(crate) explicit: bool,
-    /// Listener addresses of this very sidecar: dialling them would loop.
-    pub(crate) own: Vec<SocketAddr>,
+    /// Where outbound connections may be taken.
+    pub(crate) destinations: Destinations,
     pub(crate) tasks: TaskTracker,
     /// No new work; what is under way may finish.
     pub(crate) draining: CancellationToken,
@@ -54,7 +54,7 @@ impl Shared {
         traffic: Traffic,
         max_handshakes: usize,
         source: (Option<IpAddr>, bool),
-        own: Vec<SocketAddr>,
+        destinations: Destinations,
         tasks: TaskTracker,
         draining: CancellationToken,
     ) -> Arc<Self> {
@@ -70,7 +70,7 @@ impl Shared {
             handshakes: Arc::new(Semaphore::new(max_handshakes)),
             bind_source: source.0,
             explicit: source.1,
-            own,
+            destinations,
             tasks,
             draining,
             ids: AtomicU64::new(rand::random()),

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     authorize::{self, Answer, Question, grounds},
     connection::{Carrier, Connection, Cut, Direction},
+    destinations::of_family,
     shared::Shared,
     state::Snapshot,
 };
@@ -98,8 +99,9 @@ fn judge(snapshot: &Snapshot, connection: &Connection, now: SystemTime, policy_t
         }
         (Direction::Outbound, Some(upstream)) => {
             let to = authorize::workload_at(snapshot, upstream, peer.as_deref());
-            let local = snapshot.me.as_ref().and_then(|me| me.addresses.first());
-            let local = local.map_or(connection.client, |ip| std::net::SocketAddr::new(*ip, 0));
+            let me = snapshot.me.as_ref();
+            let local = me.and_then(|me| of_family(&me.addresses, upstream.ip()));
+            let local = local.map_or(connection.client, |ip| std::net::SocketAddr::new(ip, 0));
             let question = Question {
                 peer: None,
                 remote: upstream,

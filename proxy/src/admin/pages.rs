@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::policy;
 use crate::{
-    config::{AccessLog, Authority, Config, LogFormat, Mode, TlsEngine},
+    config::{AccessLog, Authority, Config, LogFormat, Mode, TlsEngine, Unknown},
     identity::{self, Identity},
     readiness::Readiness,
     state::{Kind, Snapshot, State},
@@ -133,6 +133,10 @@ fn config_view(config: &Config) -> Value {
             "ready": config.pool.ready,
             "maxIdlePerPeer": config.pool.max_idle_per_peer,
             "idleTimeout": text(config.pool.idle_timeout),
+        },
+        "unknownDestinations": match config.unknown {
+            Unknown::Passthrough => "passthrough",
+            Unknown::Refuse => "refuse",
         },
         "tls": {
             "engine": match config.tls_engine {

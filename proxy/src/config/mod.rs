@@ -54,6 +54,8 @@ pub struct Config {
     pub limits: Limits,
     /// Mesh connections kept for the next application connection.
     pub pool: Pool,
+    /// What becomes of redirected connections to addresses the mesh does not know.
+    pub unknown: Unknown,
     /// Which code protects TLS records after the handshake.
     pub tls_engine: TlsEngine,
     /// How long live connections get at shutdown.
@@ -136,6 +138,15 @@ pub struct Pool {
     pub max_idle_per_peer: usize,
     /// Closed when unused for so long.
     pub idle_timeout: Duration,
+}
+
+/// What becomes of redirected connections to addresses that are neither a service's nor a workload's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unknown {
+    /// They go there, in plaintext, if policy allows it.
+    Passthrough,
+    /// They are refused: the mesh is all there is.
+    Refuse,
 }
 
 /// Which code protects TLS records after the handshake.

@@ -16,7 +16,7 @@ use squire_mesh::{
 
 use super::{
     AccessLog, Authority, Config, HostPort, InboundListener, Limits, Log, LogFormat, Mode, OutboundListener, Pool,
-    TlsEngine,
+    TlsEngine, Unknown,
     problem::Problems,
     read::{Section, Value},
     tree::{Node, Place},
@@ -49,6 +49,7 @@ pub(super) struct Raw {
     bind_source: Option<IpAddr>,
     limits: Limits,
     pool: Pool,
+    unknown: Unknown,
     tls_engine: TlsEngine,
     drain_grace: Duration,
     svid_lifetime: Duration,
@@ -85,6 +86,7 @@ impl Raw {
             bind_source: root.optional("bindSource"),
             limits: root.section("limits", limits),
             pool: root.section("pool", pool),
+            unknown: root.or("unknownDestinations", Unknown::Passthrough),
             tls_engine: root.section("tls", |s| s.or("engine", TlsEngine::Squire)),
             drain_grace: root.section("drain", |s| {
                 s.duration("grace", Duration::from_secs(30), Duration::ZERO, HOUR)
@@ -137,6 +139,7 @@ impl Raw {
             bind_source: self.bind_source,
             limits: self.limits,
             pool: self.pool,
+            unknown: self.unknown,
             tls_engine: self.tls_engine,
             drain_grace: self.drain_grace,
             svid_lifetime: self.svid_lifetime,

@@ -72,6 +72,11 @@ pub const SETTINGS: &[Setting] = &[
         "",
         "address to dial peers from [explicit: the workload's; transparent: any]",
     ),
+    setting(
+        "unknownDestinations",
+        "passthrough",
+        "transparent: connections to addresses the mesh does not know: passthrough, or refuse",
+    ),
     setting("limits.maxConnections", "100000", "application connections at once"),
     setting("limits.maxPendingHandshakes", "4096", "inbound handshakes at once"),
     setting("limits.handshakeTimeout", "5s", "from accept to verified peer"),

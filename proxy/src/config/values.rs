@@ -2,7 +2,7 @@
 
 use squire_mesh::workload::{NameError, UidKind, WorkloadUid};
 
-use super::{AccessLog, HostPort, HostPortError, LogFormat, TlsEngine, read::Value};
+use super::{AccessLog, HostPort, HostPortError, LogFormat, TlsEngine, Unknown, read::Value};
 
 /// `mode` as written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,18 @@ impl Value for LogFormat {
             "text" => Ok(Self::Text),
             "json" => Ok(Self::Json),
             _ => Err("not a log format".to_owned()),
+        }
+    }
+}
+
+impl Value for Unknown {
+    const EXPECTED: &'static str = "write passthrough or refuse";
+
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "passthrough" => Ok(Self::Passthrough),
+            "refuse" => Ok(Self::Refuse),
+            _ => Err("not a way to treat unknown destinations".to_owned()),
         }
     }
 }

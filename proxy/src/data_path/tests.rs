@@ -154,6 +154,7 @@ impl Mesh {
                 max_idle_per_peer: 8,
                 idle_timeout: Duration::from_secs(60),
             },
+            unknown: config::Unknown::Passthrough,
             tls_engine: config::TlsEngine::Squire,
             drain_grace: Duration::from_secs(10),
             svid_lifetime: Duration::from_secs(3600),

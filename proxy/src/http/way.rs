@@ -9,7 +9,7 @@ use crate::{
     connection::Connection,
     outbound,
     outcome::Outcome,
-    route::{Endpoint, Target, route},
+    route::{Endpoint, Target},
     shared::Shared,
 };
 
@@ -35,14 +35,15 @@ pub(crate) struct Chosen {
 impl Way {
     /// The endpoint for a request; `tried` have failed for it already.
     pub(crate) fn choose(&self, _view: &RequestView<'_>, tried: &[SocketAddr]) -> Result<Chosen, Refused> {
-        let endpoints = route(&self.shared.snapshot(), &self.target).map_err(|why| no_route(&Outcome::NoRoute(why)))?;
+        let endpoints = self
+            .shared
+            .destinations
+            .endpoints(&self.shared.snapshot(), &self.target)
+            .map_err(|why| no_route(&Outcome::NoRoute(why)))?;
         let endpoint = endpoints
             .into_iter()
             .find(|endpoint| !tried.contains(&endpoint.address))
             .ok_or_else(|| no_route(&Outcome::NoRoute("no endpoint is left to try")))?;
-        if self.shared.own.contains(&endpoint.address) {
-            return Err(no_route(&Outcome::NoRoute("the destination is this sidecar itself")));
-        }
         let permit = outbound::decide(&self.shared, &self.connection, &endpoint).map_err(|outcome| match outcome {
             Outcome::Denied => Refused {
                 reply: LocalReply::text(403, "RBAC: access denied"),

@@ -132,7 +132,7 @@ impl Snapshot {
     }
 
     /// What a host name leads to: a bare name to a service of the own namespace; others to a hostname of a service, else
-    /// `service.namespace`, else `workload.namespace`.
+    /// `service.namespace`, else `workload.namespace`, else a pod of a service (`pod.service.namespace`).
     #[must_use]
     pub fn named(&self, host: &str) -> Option<Named<'_>> {
         if !host.contains('.') {
@@ -149,7 +149,17 @@ impl Snapshot {
         }
         let pod = self.workload(&format!("{namespace}/{name}"));
         pod.or_else(|| self.workload(&format!("{namespace}/entry/{name}")))
+            .or_else(|| self.pod_of_service(host))
             .map(Named::Workload)
+    }
+
+    /// `pod.service.namespace…`, as the pods of a StatefulSet are called: a pod only where it backs the service.
+    fn pod_of_service(&self, host: &str) -> Option<&Arc<Workload>> {
+        let (pod, service) = host.split_once('.')?;
+        let service = self.by_hostname.first(service)?;
+        let namespace = service.name.as_str().split_once('/')?.0;
+        let pod = self.workload(&format!("{namespace}/{pod}"))?;
+        pod.membership(service.name.as_str()).map(|_| pod)
     }
 
     /// Workloads and services known.

@@ -199,6 +199,8 @@ fn names_lead_to_services_first_and_then_to_workloads() {
         ("db.shop", "service shop/db"),
         ("db-0.shop", "workload shop/db-0"),
         ("vm.shop", "workload shop/entry/vm"),
+        ("db-0.db.shop.svc.cluster.local", "workload shop/db-0"),
+        ("db-1.db.shop.svc.cluster.local", "nothing"),
         ("db", "nothing"),
         ("nobody.shop", "nothing"),
     ] {
