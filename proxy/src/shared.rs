@@ -12,8 +12,8 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    connection::Recorder, credentials::CredentialsWatch, destinations::Destinations, dial::Dialer, metrics::Metrics,
-    pool::Pool, state::Snapshot, state::State, traffic::Traffic,
+    connection::Recorder, credentials::CredentialsWatch, destinations::Destinations, dial::Dialer, http::h2::Upstreams,
+    metrics::Metrics, pool::Pool, state::Snapshot, state::State, traffic::Traffic,
 };
 
 /// Everything a connection needs that is not its own.
@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) pool: Arc<Pool>,
     /// Which endpoint takes what.
     pub(crate) traffic: Traffic,
+    /// HTTP/2 connections to peers and servers.
+    pub(crate) http2: Upstreams,
     /// Inbound TLS handshakes under way.
     pub(crate) handshakes: Arc<Semaphore>,
     /// Address to dial peers from, where configured.
@@ -67,6 +69,7 @@ impl Shared {
             dialer,
             pool,
             traffic,
+            http2: Upstreams::default(),
             handshakes: Arc::new(Semaphore::new(max_handshakes)),
             bind_source: source.0,
             explicit: source.1,

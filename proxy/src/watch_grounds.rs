@@ -35,14 +35,17 @@ pub(crate) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
                 if changed.is_err() { return }
                 let snapshot = Arc::clone(&state.borrow_and_update());
                 judge_all(&shared, &snapshot, true);
+                shared.http2.sweep(&shared);
             }
             changed = credentials.changed() => {
                 if changed.is_err() { return }
                 shared.pool.sweep();
+                shared.http2.sweep(&shared);
             }
             _ = ticks.tick() => {
                 count = count.wrapping_add(1);
                 judge_all(&shared, &shared.snapshot(), false);
+                shared.http2.sweep(&shared);
                 if count.is_multiple_of(HOUSEKEEPING) {
                     shared.pool.sweep();
                     shared.metrics.expire_idle_series();

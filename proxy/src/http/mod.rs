@@ -5,6 +5,7 @@ mod edits;
 mod exchange;
 mod flag;
 mod gate;
+pub(crate) mod h2;
 mod reply;
 mod view;
 mod way;

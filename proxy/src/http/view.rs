@@ -3,7 +3,7 @@
 use squire_mesh::policy;
 
 /// The header fields of a request: looked up by name, and all of them in order.
-pub(crate) trait Fields: policy::Headers {
+pub(crate) trait Fields: policy::Headers + Sync {
     /// Calls `visit` with the name (lower case) and the value of each field, in order. Pseudo-header fields are not among
     /// them.
     fn each(&self, visit: &mut dyn FnMut(&str, &[u8]));

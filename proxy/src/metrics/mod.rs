@@ -18,6 +18,7 @@ pub(crate) use self::{
 };
 use crate::{
     connection::{Connection, Cut, Direction},
+    http::h2::Refusal,
     outcome::Outcome,
     tls::handshake::Parameters,
 };
@@ -37,6 +38,7 @@ pub struct Metrics {
     limits: IntCounterVec,
     accept_errors: IntCounterVec,
     access_log_lost: IntCounter,
+    http2_refused: IntCounterVec,
     links: IntCounterVec,
     idle_links: IntGauge,
     dial: Histogram,
@@ -165,6 +167,11 @@ impl Metrics {
                     "Access-log lines that could not be written.",
                 )?,
             )?,
+            http2_refused: counters(
+                "squire_http2_refused_total",
+                "HTTP/2 connections and requests that were refused for what the client did, by reason.",
+                &["reason"],
+            )?,
             links: counters(
                 "squire_mesh_connections_total",
                 "What happened to outbound mesh connections.",
@@ -214,6 +221,9 @@ impl Metrics {
             let _ = self.limits.with_label_values(&[limit]);
         }
         let _ = self.accept_errors.with_label_values(&["descriptors"]);
+        for refusal in Refusal::ALL {
+            let _ = self.http2_refused.with_label_values(&[refusal.as_str()]);
+        }
     }
 
     pub(crate) fn opened(&self, direction: Direction) {
@@ -284,6 +294,10 @@ impl Metrics {
 
     pub(crate) fn access_log_lost(&self) {
         self.access_log_lost.inc();
+    }
+
+    pub(crate) fn http2_refused(&self, refusal: Refusal) {
+        self.http2_refused.with_label_values(&[refusal.as_str()]).inc();
     }
 
     pub(crate) fn link(&self, event: LinkEvent) {

@@ -1,0 +1,103 @@
+//! What can end a stream from outside while it waits for something: its client, its deadline, policy, a cut. Whoever waits
+//! does so under this guard.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use h2::{Reason, server::SendResponse};
+use tokio::time::{Sleep, sleep_until};
+
+use super::ticket::Ticket;
+
+/// Why a stream ends early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Interrupt {
+    /// Its client reset it, or has gone.
+    Client(Reason),
+    /// The newest policy denies it.
+    Denied,
+    /// Its connection is cut.
+    Cut,
+    /// It took longer than its route or its client allows.
+    Deadline,
+    /// Its client takes nothing of what waits for it.
+    Stalled,
+}
+
+/// The client's end of a stream.
+pub(super) struct Control {
+    pub(super) respond: SendResponse<Bytes>,
+    ticket: Arc<Ticket>,
+    deadline: Option<Pin<Box<Sleep>>>,
+    /// A response head has been sent.
+    pub(super) answered: bool,
+    /// Policy has changed, and the stream has not been judged again yet.
+    judge: bool,
+    look: bool,
+}
+
+impl Control {
+    pub(super) fn new(respond: SendResponse<Bytes>, ticket: Arc<Ticket>) -> Self {
+        Self {
+            respond,
+            ticket,
+            deadline: None,
+            answered: false,
+            judge: false,
+            look: false,
+        }
+    }
+
+    pub(super) fn end_at(&mut self, at: Instant) {
+        self.deadline = Some(Box::pin(sleep_until(at.into())));
+    }
+
+    /// True once after each change of policy.
+    pub(super) fn takes_judgement(&mut self) -> bool {
+        std::mem::take(&mut self.judge)
+    }
+
+    /// True once after each tick of the connection.
+    pub(super) fn takes_a_look(&mut self) -> bool {
+        std::mem::take(&mut self.look)
+    }
+
+    /// Waits for `what`, unless the stream ends before.
+    pub(super) async fn guard<F: Future>(&mut self, what: F) -> Result<F::Output, Interrupt> {
+        let mut what = pin!(what);
+        poll_fn(|cx| {
+            if let Poll::Ready(interrupt) = self.poll(cx) {
+                return Poll::Ready(Err(interrupt));
+            }
+            what.as_mut().poll(cx).map(Ok)
+        })
+        .await
+    }
+
+    /// Ready when the stream has to end.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
+        let told = self.ticket.told(cx);
+        self.judge |= told.judge;
+        self.look |= told.look;
+        if told.cut {
+            return Poll::Ready(Interrupt::Cut);
+        }
+        if !self.answered
+            && let Poll::Ready(reason) = self.respond.poll_reset(cx)
+        {
+            return Poll::Ready(Interrupt::Client(reason.unwrap_or(Reason::CANCEL)));
+        }
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Interrupt::Deadline);
+        }
+        Poll::Pending
+    }
+}

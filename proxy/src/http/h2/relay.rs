@@ -1,0 +1,189 @@
+//! A stream that is under way: the request's body there, the response back, both at the same time, until both have ended
+//! or one of the two ends broke off.
+
+use std::{
+    future::Future,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
+use http::{Response, StatusCode};
+
+use super::{
+    control::{Control, Interrupt},
+    grpc,
+    pump::{Broken, Pump},
+};
+
+/// Both directions of one stream.
+pub(super) struct Relay {
+    there: Pump,
+    there_over: bool,
+    back: Back,
+    /// Of the response; 0 until there is one.
+    pub(super) status: u16,
+    pub(super) grpc_status: Option<u8>,
+}
+
+/// The response.
+enum Back {
+    Awaited(ResponseFuture),
+    Flowing(Box<Pump>),
+    Over,
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The response has been passed on whole; the request's body may go on.
+    Answered,
+    /// Both directions are over.
+    Over,
+    /// The server's side failed.
+    Failed(h2::Error),
+    /// The client broke off.
+    ClientGone(Reason),
+}
+
+impl Relay {
+    /// Of a request whose head has been sent; `ended`: there was nothing but the head.
+    pub(super) fn new(body: RecvStream, sink: SendStream<Bytes>, response: ResponseFuture, ended: bool) -> Self {
+        Self {
+            there: Pump::request(body, sink),
+            there_over: ended,
+            back: Back::Awaited(response),
+            status: 0,
+            grpc_status: None,
+        }
+    }
+
+    /// Moves what can be moved.
+    pub(super) fn poll(&mut self, control: &mut Control, cx: &mut Context<'_>) -> Poll<Event> {
+        if !self.there_over {
+            match self.there.poll(cx) {
+                // What a server says by resetting is read from the response.
+                Poll::Ready(Ok(()) | Err(Broken::Sink(_))) => self.there_over = true,
+                Poll::Ready(Err(Broken::Source(error))) => return Poll::Ready(Event::ClientGone(reason_of(&error))),
+                Poll::Pending => {}
+            }
+        }
+        loop {
+            match &mut self.back {
+                Back::Awaited(response) => {
+                    let head = match ready!(poll_head(response, control, cx)) {
+                        Ok(head) => head,
+                        Err(error) => return Poll::Ready(Event::Failed(error)),
+                    };
+                    if let Err(error) = self.answer(head, control) {
+                        return Poll::Ready(Event::ClientGone(reason_of(&error)));
+                    }
+                    if matches!(self.back, Back::Over) {
+                        return Poll::Ready(Event::Answered);
+                    }
+                }
+                Back::Flowing(pump) => {
+                    match ready!(pump.poll(cx)) {
+                        Ok(()) => {}
+                        Err(Broken::Source(error)) => return Poll::Ready(Event::Failed(error)),
+                        Err(Broken::Sink(reason)) => return Poll::Ready(Event::ClientGone(reason)),
+                    }
+                    self.grpc_status = self.grpc_status.or(pump.grpc_status);
+                    self.back = Back::Over;
+                    return Poll::Ready(Event::Answered);
+                }
+                Back::Over if self.there_over => return Poll::Ready(Event::Over),
+                Back::Over => return Poll::Pending,
+            }
+        }
+    }
+
+    fn answer(&mut self, head: Response<RecvStream>, control: &mut Control) -> Result<(), h2::Error> {
+        let (parts, body) = head.into_parts();
+        self.status = parts.status.as_u16();
+        self.grpc_status = grpc::status(&parts.headers);
+        let ended = body.is_end_stream();
+        let sink = control.respond.send_response(Response::from_parts(parts, ()), ended)?;
+        control.answered = true;
+        self.back = if ended {
+            Back::Over
+        } else {
+            Back::Flowing(Box::new(Pump::response(body, sink)))
+        };
+        Ok(())
+    }
+
+    /// Whether nothing of the request's body has been taken, so that the request can be sent anew.
+    pub(super) fn is_untouched(&self) -> bool {
+        !self.there.began && matches!(self.back, Back::Awaited(_))
+    }
+
+    /// The request's body, to send it elsewhere.
+    pub(super) fn into_body(self) -> RecvStream {
+        self.there.into_source()
+    }
+
+    /// Since when the client has taken nothing of what waits for it.
+    pub(super) fn stalled(&self) -> Option<std::time::Instant> {
+        match &self.back {
+            Back::Flowing(pump) => pump.stalled(),
+            Back::Awaited(_) | Back::Over => None,
+        }
+    }
+
+    /// Ends the stream at the server.
+    pub(super) fn reset_server(&mut self, reason: Reason) {
+        self.there.reset_sink(reason);
+    }
+
+    /// Ends the stream at a client that has a response head already: a gRPC client is told the status.
+    pub(super) fn end_client(&mut self, interrupt: Interrupt, grpc: bool) {
+        let Back::Flowing(pump) = &mut self.back else {
+            return;
+        };
+        let status = match interrupt {
+            Interrupt::Denied => Some((7, "denied")),
+            Interrupt::Deadline => Some((4, "deadline exceeded")),
+            Interrupt::Client(_) | Interrupt::Cut | Interrupt::Stalled => None,
+        };
+        match status.filter(|_| grpc) {
+            Some((status, message)) => {
+                pump.end_with(grpc::trailers(status, message.as_bytes()));
+                self.grpc_status = Some(status);
+            }
+            None if interrupt == Interrupt::Stalled => pump.reset_sink(Reason::ENHANCE_YOUR_CALM),
+            None => pump.reset_sink(Reason::CANCEL),
+        }
+    }
+
+    /// Passes on that the server broke off in the middle of its response.
+    pub(super) fn break_client(&mut self, reason: Reason) {
+        if let Back::Flowing(pump) = &mut self.back {
+            pump.reset_sink(reason);
+        }
+    }
+}
+
+/// The response's head; interim responses (1xx) are passed on as they come.
+fn poll_head(
+    response: &mut ResponseFuture,
+    control: &mut Control,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Response<RecvStream>, h2::Error>> {
+    loop {
+        match ready!(response.poll_informational(cx)) {
+            // RFC 9113 §8.6: there is no 101 in HTTP/2.
+            Some(Ok(interim)) if interim.status() == StatusCode::SWITCHING_PROTOCOLS => {}
+            Some(Ok(interim)) => {
+                // A client that has gone is noticed elsewhere.
+                let _ = control.respond.send_informational(interim);
+            }
+            Some(Err(_)) | None => return std::pin::Pin::new(response).poll(cx),
+        }
+    }
+}
+
+/// The code that an end said, or the one for an end that said nothing.
+fn reason_of(error: &h2::Error) -> Reason {
+    error.reason().filter(|_| error.is_reset()).unwrap_or(Reason::CANCEL)
+}

@@ -1,0 +1,286 @@
+//! Serves one HTTP/2 connection of a client: takes its streams in, drives them all in one task, and carries to them what
+//! happens to the connection (policy, cut, drain, GOAWAY from behind). What a stream does stands in `stream.rs`.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use h2::{Ping, PingPong, Reason, server};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Interval, MissedTickBehavior, interval, timeout},
+};
+
+use super::{
+    limits::Limits,
+    meter::{Metered, Watch},
+    refusal::{Refusal, refusal_of},
+    side::Side,
+    stream,
+    ticket::Ticket,
+};
+use crate::{connection::Cut, forward::Interrupted, outcome::Outcome};
+
+/// A goodbye that the client does not take is not waited for longer.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Serves `client`, of which `received` has been read already, until the connection is over.
+pub(super) async fn serve<S>(side: Arc<Side>, client: S, received: Bytes, limits: Limits) -> Outcome
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let metered = Metered::new(client, received, Arc::clone(side.connection()));
+    let watch = metered.watch();
+    let hello = timeout(limits.preface, limits.server().handshake(metered));
+    let cut = {
+        let connection = Arc::clone(side.connection());
+        poll_fn(move |cx| connection.poll_cut(cx))
+    };
+    let connection = tokio::select! {
+        biased;
+        cut = cut => return Outcome::Interrupted(Interrupted::Cut(cut)),
+        hello = hello => hello,
+    };
+    match connection {
+        Ok(Ok(connection)) => Served::new(side, connection, watch, limits).run().await,
+        Ok(Err(error)) => {
+            if !error.is_io() {
+                side.shared().metrics.http2_refused(Refusal::Preface);
+            }
+            failed(&side, error)
+        }
+        Err(_) => {
+            side.shared().metrics.http2_refused(Refusal::Preface);
+            failed(&side, h2::Error::from(Reason::SETTINGS_TIMEOUT))
+        }
+    }
+}
+
+/// A connection and its streams.
+struct Served<S> {
+    side: Arc<Side>,
+    connection: server::Connection<Metered<S>, Bytes>,
+    streams: FuturesUnordered<Open>,
+    watch: Arc<Watch>,
+    limits: Limits,
+    ticks: Interval,
+    ping: Option<PingPong>,
+    /// When the PING that has not been answered was sent.
+    pinged: Option<Instant>,
+    /// GOAWAY has been sent.
+    leaving: bool,
+}
+
+/// One open stream.
+struct Open {
+    ticket: Arc<Ticket>,
+    work: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Future for Open {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.work.as_mut().poll(cx)
+    }
+}
+
+/// How the connection itself ended.
+enum End {
+    /// The client closed it, or everything has been served after GOAWAY.
+    Over(Result<(), h2::Error>),
+    Cut(Cut),
+    Refused(Refusal),
+}
+
+impl<S> Served<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    fn new(
+        side: Arc<Side>,
+        mut connection: server::Connection<Metered<S>, Bytes>,
+        watch: Arc<Watch>,
+        limits: Limits,
+    ) -> Self {
+        let mut ticks = interval((limits.silence.min(limits.stall) / 4).max(Duration::from_millis(1)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            ping: connection.ping_pong(),
+            side,
+            connection,
+            streams: FuturesUnordered::new(),
+            watch,
+            limits,
+            ticks,
+            pinged: None,
+            leaving: false,
+        }
+    }
+
+    async fn run(mut self) -> Outcome {
+        let end = self.serve().await;
+        let outcome = match end {
+            End::Over(Ok(())) => Outcome::Complete,
+            End::Over(Err(error)) => {
+                if let Some(refusal) = refusal_of(&error, self.watch.seen()) {
+                    self.side.shared().metrics.http2_refused(refusal);
+                }
+                failed(&self.side, error)
+            }
+            End::Cut(cut) => {
+                self.leave(Reason::CANCEL).await;
+                Outcome::Interrupted(Interrupted::Cut(cut))
+            }
+            End::Refused(refusal) => {
+                self.side.shared().metrics.http2_refused(refusal);
+                self.leave(Reason::ENHANCE_YOUR_CALM).await;
+                failed(&self.side, h2::Error::from(Reason::ENHANCE_YOUR_CALM))
+            }
+        };
+        self.settle().await;
+        outcome
+    }
+
+    async fn serve(&mut self) -> End {
+        let side = Arc::clone(&self.side);
+        let mut draining = std::pin::pin!(side.shared().draining.cancelled());
+        let going_away = side.going_away();
+        let mut going_away = std::pin::pin!(async {
+            match &going_away {
+                Some(told) => told.notified().await,
+                None => std::future::pending().await,
+            }
+        });
+        poll_fn(|cx| {
+            if let Poll::Ready(cut) = side.connection().poll_cut(cx) {
+                return Poll::Ready(End::Cut(cut));
+            }
+            if side.connection().to_be_judged() {
+                self.streams.iter_mut().for_each(|open| open.ticket.judge());
+            }
+            if !self.leaving && (draining.as_mut().poll(cx).is_ready() || going_away.as_mut().poll(cx).is_ready()) {
+                self.leaving = true;
+                self.connection.graceful_shutdown();
+            }
+            self.poll(cx)
+        })
+        .await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        while let Poll::Ready(next) = self.connection.poll_accept(cx) {
+            match next {
+                Some(Ok((request, respond))) => self.open(request, respond),
+                Some(Err(error)) => return Poll::Ready(End::Over(Err(error))),
+                None => return Poll::Ready(End::Over(Ok(()))),
+            }
+        }
+        if let Some(refusal) = self.watch.refusal() {
+            return Poll::Ready(End::Refused(refusal));
+        }
+        if self.ticks.poll_tick(cx).is_ready() {
+            self.streams.iter_mut().for_each(|open| open.ticket.look());
+            if self.is_silent() {
+                return Poll::Ready(End::Refused(Refusal::Stalled));
+            }
+            // Registers for the next tick.
+            cx.waker().wake_by_ref();
+        }
+        self.poll_pong(cx);
+        while let Poll::Ready(Some(())) = self.streams.poll_next_unpin(cx) {}
+        Poll::Pending
+    }
+
+    fn open(&mut self, request: http::Request<h2::RecvStream>, respond: server::SendResponse<Bytes>) {
+        let ticket = Arc::new(Ticket::default());
+        let work = stream::serve(
+            Arc::clone(&self.side),
+            self.limits,
+            request,
+            respond,
+            Arc::clone(&ticket),
+        );
+        self.streams.push(Open {
+            ticket,
+            work: Box::pin(work),
+        });
+    }
+
+    /// Whether a client with open streams is neither heard nor answers our PING. Sends one when it is time.
+    fn is_silent(&mut self) -> bool {
+        let heard = self.watch.heard().is_none_or(|at| at.elapsed() < self.limits.silence);
+        if self.streams.is_empty() || heard {
+            return false;
+        }
+        match self.pinged {
+            Some(at) => at.elapsed() >= self.limits.silence,
+            None => {
+                if let Some(ping) = &mut self.ping
+                    && ping.send_ping(Ping::opaque()).is_ok()
+                {
+                    self.pinged = Some(Instant::now());
+                }
+                false
+            }
+        }
+    }
+
+    fn poll_pong(&mut self, cx: &mut Context<'_>) {
+        if self.pinged.is_some()
+            && let Some(ping) = &mut self.ping
+            && ping.poll_pong(cx).is_ready()
+        {
+            self.pinged = None;
+        }
+    }
+
+    /// Resets every stream, says why, and closes.
+    async fn leave(&mut self, reason: Reason) {
+        self.streams.iter_mut().for_each(|open| open.ticket.cut());
+        poll_fn(|cx| {
+            while let Poll::Ready(Some(())) = self.streams.poll_next_unpin(cx) {}
+            Poll::Ready(())
+        })
+        .await;
+        // The streams' last words go out before GOAWAY.
+        let said = poll_fn(|cx| match self.connection.poll_accept(cx) {
+            Poll::Ready(_) => Poll::Ready(false),
+            Poll::Pending => Poll::Ready(true),
+        });
+        if said.await {
+            self.connection.abrupt_shutdown(reason);
+            let _ = timeout(GOODBYE, poll_fn(|cx| self.connection.poll_closed(cx))).await;
+        }
+    }
+
+    /// The connection is gone: its streams see that, and close their records.
+    async fn settle(mut self) {
+        drop(self.connection);
+        self.streams.iter_mut().for_each(|open| open.ticket.look());
+        poll_fn(|cx| {
+            while let Poll::Ready(Some(())) = self.streams.poll_next_unpin(cx) {}
+            Poll::Ready(())
+        })
+        .await;
+    }
+}
+
+/// The client's side failed.
+fn failed(side: &Side, error: h2::Error) -> Outcome {
+    let error = if error.is_io() {
+        error
+            .into_io()
+            .unwrap_or_else(|| io::Error::from(io::ErrorKind::ConnectionReset))
+    } else {
+        io::Error::new(io::ErrorKind::InvalidData, format!("HTTP/2: {error}"))
+    };
+    Outcome::Interrupted(side.connection().near_failed(error))
+}

@@ -1,0 +1,179 @@
+//! The two sides a sidecar serves HTTP/2 on: inbound, where each stream is judged and goes to the application; outbound,
+//! where each stream is routed and goes to a peer. This page knows what differs; everything else is the same for both.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use squire_mesh::policy::{Decision, path::PathNormalization};
+use tokio::{net::TcpStream, sync::Notify};
+
+use super::{
+    forwarded::Forwarded,
+    limits::Limits,
+    line::{Line, Unreachable},
+    upstream::{Grounds, Slot, Upstream},
+};
+use crate::{
+    authorize::Permit,
+    connection::{Carrier, Connection},
+    http::{Edits, Gate, Refused, RequestView, Standing, Way},
+    outbound,
+    route::Endpoint,
+    shared::Shared,
+};
+
+/// Which side, with what it needs.
+pub(super) enum Side {
+    In(Box<In>),
+    Out(Arc<Way>),
+}
+
+/// The application beside us.
+pub(super) struct In {
+    gate: Arc<Gate>,
+    forwarded: Forwarded,
+    app: SocketAddr,
+    /// Dialled before, by whoever found out who speaks first.
+    dialled: Mutex<Option<TcpStream>>,
+    line: Line,
+    limits: Limits,
+}
+
+/// A request that may go on.
+pub(super) struct Pass {
+    permit: Permit,
+    pub(super) edits: Edits,
+    /// From the request's head to the response's last byte.
+    pub(super) timeout: Option<Duration>,
+    pub(super) route: Option<Arc<str>>,
+    pub(super) decision: Option<Decision>,
+    standing: Standing,
+    /// Outbound: where to.
+    endpoint: Option<Endpoint>,
+}
+
+impl Pass {
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.endpoint.as_ref().map(|endpoint| endpoint.address)
+    }
+}
+
+impl Side {
+    pub(super) fn inbound(gate: Arc<Gate>, app: SocketAddr, dialled: Option<TcpStream>, limits: Limits) -> Self {
+        Self::In(Box::new(In {
+            forwarded: Forwarded::of(&gate),
+            gate,
+            app,
+            dialled: Mutex::new(dialled),
+            line: Line::new(limits),
+            limits,
+        }))
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        match self {
+            Self::In(side) => &side.gate.shared,
+            Self::Out(way) => &way.shared,
+        }
+    }
+
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        match self {
+            Self::In(side) => &side.gate.connection,
+            Self::Out(way) => &way.connection,
+        }
+    }
+
+    /// What the application is told of the other end.
+    pub(super) fn forwarded(&self) -> Option<&Forwarded> {
+        match self {
+            Self::In(side) => Some(&side.forwarded),
+            Self::Out(_) => None,
+        }
+    }
+
+    /// How paths are normalised here.
+    pub(super) fn normalization(&self) -> PathNormalization {
+        let snapshot = self.shared().snapshot();
+        snapshot
+            .policy
+            .as_ref()
+            .map_or_else(PathNormalization::default, |table| table.path_normalization)
+    }
+
+    /// Judges a request; outbound it is given an endpoint other than those that were `tried`.
+    pub(super) async fn pass(&self, view: &RequestView<'_>, tried: &[SocketAddr]) -> Result<Pass, Refused> {
+        match self {
+            Self::In(side) => side.gate.admit(view).await.map(|admitted| Pass {
+                permit: admitted.permit,
+                edits: admitted.edits,
+                timeout: None,
+                route: None,
+                decision: Some(admitted.decision),
+                standing: admitted.standing,
+                endpoint: None,
+            }),
+            Self::Out(way) => way.choose(view, tried).map(|chosen| Pass {
+                permit: chosen.permit,
+                edits: chosen.edits,
+                timeout: chosen.timeout,
+                route: chosen.route,
+                decision: None,
+                standing: Standing::default(),
+                endpoint: Some(chosen.endpoint),
+            }),
+        }
+    }
+
+    /// Whether a request that passed would pass by the newest policy too.
+    pub(super) fn still_passes(&self, view: &RequestView<'_>, pass: &Pass) -> bool {
+        match (self, &pass.endpoint) {
+            (Self::In(side), _) => side.gate.still_admits(view, &pass.standing),
+            (Self::Out(way), Some(endpoint)) => outbound::decide(&way.shared, &way.connection, endpoint).is_ok(),
+            (Self::Out(_), None) => false,
+        }
+    }
+
+    /// Room for the request's stream on a connection to where it goes.
+    pub(super) async fn slot(&self, pass: &Pass) -> Result<Slot, Unreachable> {
+        match (self, &pass.endpoint) {
+            (Self::Out(way), Some(endpoint)) => {
+                let upstreams = &way.shared.http2;
+                Box::pin(upstreams.slot(&way.shared, &way.connection, endpoint, &pass.permit)).await
+            }
+            (Self::In(side), _) => {
+                let slot = side.line.slot(|_| true, || side.open(&pass.permit)).await?;
+                side.gate.connection.facts().upstream = Some(side.app);
+                Ok(slot)
+            }
+            (Self::Out(_), None) => Err(crate::dial::DialError::NoIdentity.into()),
+        }
+    }
+
+    /// Told when the application behind an inbound connection wants no more streams; its client is then told too.
+    pub(super) fn going_away(&self) -> Option<Arc<Notify>> {
+        match self {
+            Self::In(side) => Some(side.line.going_away()),
+            Self::Out(_) => None,
+        }
+    }
+}
+
+impl In {
+    async fn open(&self, permit: &Permit) -> Result<Arc<Upstream>, Unreachable> {
+        let shared = &self.gate.shared;
+        let dialled = self.dialled.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let tcp = match dialled {
+            Some(tcp) => tcp,
+            None => shared.dialer.app(permit, self.app).await?,
+        };
+        let grounds = Grounds {
+            carrier: Carrier::Plaintext,
+            ..Grounds::default()
+        };
+        Ok(Upstream::start(tcp, &self.limits, grounds, &self.line.signals, &shared.tasks).await?)
+    }
+}

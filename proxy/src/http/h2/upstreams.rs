@@ -1,0 +1,195 @@
+//! The HTTP/2 connections to peers and to servers outside the mesh, shared by all application connections of this
+//! sidecar: one line for each endpoint, identity and source address. Connections of another SVID or trust bundle get no
+//! new streams; those whose peer is no longer trusted are cut.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use super::{
+    limits::Limits,
+    line::{Line, Unreachable},
+    upstream::{Grounds, Slot, Upstream},
+};
+use crate::{
+    authorize::{Permit, grounds},
+    connection::{Carrier, Connection},
+    dial::DialError,
+    link::{Framing, LinkStream},
+    pool,
+    route::{Endpoint, Via},
+    shared::Shared,
+    socket,
+};
+
+/// Whom a line leads to, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    peer: Option<(squire_mesh::spiffe::SpiffeId, Framing)>,
+    address: SocketAddr,
+    from: Option<IpAddr>,
+}
+
+/// All lines of this sidecar.
+#[derive(Default)]
+pub(crate) struct Upstreams {
+    limits: Limits,
+    lines: Mutex<HashMap<Key, Arc<Line>>>,
+}
+
+impl Upstreams {
+    /// Room for one stream to `endpoint`. `for_whom` is the application's connection; its record learns whom it reaches.
+    pub(super) async fn slot(
+        &self,
+        shared: &Arc<Shared>,
+        for_whom: &Connection,
+        endpoint: &Endpoint,
+        _permit: &Permit,
+    ) -> Result<Slot, Unreachable> {
+        let key = Key::of(shared, endpoint);
+        let line = Arc::clone(
+            self.lock()
+                .entry(key.clone())
+                .or_insert_with(|| Arc::new(Line::new(self.limits))),
+        );
+        let generation = generation(shared);
+        let current = |grounds: &Grounds| grounds.generation.is_none() || grounds.generation == generation;
+        let slot = line.slot(current, || self.open(shared, &line, &key)).await?;
+        note(shared, for_whom, &slot);
+        Ok(slot)
+    }
+
+    async fn open(&self, shared: &Arc<Shared>, line: &Line, key: &Key) -> Result<Arc<Upstream>, Unreachable> {
+        let Some((peer, framing)) = &key.peer else {
+            let tcp = shared.dialer.tcp(key.address, key.from).await?;
+            socket::tune(&socket2::SockRef::from(&tcp));
+            let grounds = Grounds {
+                carrier: Carrier::Plaintext,
+                ..Grounds::default()
+            };
+            return Ok(Upstream::start(tcp, &self.limits, grounds, &line.signals, &shared.tasks).await?);
+        };
+        let (stream, grounds) = match framing {
+            Framing::Squire => pooled(shared, key, peer).await?,
+            Framing::Plain => dialled(shared, key, peer).await?,
+        };
+        Ok(Upstream::start(stream, &self.limits, grounds, &line.signals, &shared.tasks).await?)
+    }
+
+    /// Closes what is idle or outdated, and cuts what is no longer trusted; called now and then and whenever trust
+    /// changes.
+    pub(crate) fn sweep(&self, shared: &Shared) {
+        let (snapshot, now, generation) = (shared.snapshot(), SystemTime::now(), generation(shared));
+        let grounded = |of: &Grounds| {
+            of.peer
+                .as_ref()
+                .is_none_or(|peer| grounds(&snapshot, peer, now).is_ok())
+        };
+        let current = |of: &Grounds| of.generation.is_none() || of.generation == generation;
+        self.lock()
+            .retain(|_, line| line.sweep(current, grounded) > 0 || Arc::strong_count(line) > 1);
+    }
+
+    /// Gives up everything: streams that are under way may end.
+    pub(crate) fn clear(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Line>>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Key {
+    fn of(shared: &Shared, endpoint: &Endpoint) -> Self {
+        let in_mesh = endpoint.workload.is_some();
+        Self {
+            peer: match &endpoint.via {
+                Via::Mesh(peer, framing) => Some((peer.clone(), *framing)),
+                Via::Plaintext => None,
+            },
+            address: endpoint.address,
+            from: in_mesh.then(|| shared.source(&shared.snapshot())).flatten(),
+        }
+    }
+}
+
+fn generation(shared: &Shared) -> Option<u64> {
+    shared
+        .credentials
+        .borrow()
+        .as_ref()
+        .map(|credentials| credentials.generation)
+}
+
+/// On a link from the pool, which takes it back when the HTTP/2 connection is closed.
+async fn pooled(
+    shared: &Arc<Shared>,
+    key: &Key,
+    peer: &squire_mesh::spiffe::SpiffeId,
+) -> Result<(LinkStream, Grounds), DialError> {
+    let link = pool::Key {
+        peer: peer.clone(),
+        address: key.address,
+        from: key.from,
+    };
+    let generation = generation(shared);
+    let leased = shared.pool.lease(&link).await?;
+    let grounds = Grounds {
+        peer: Some(Arc::clone(&leased.peer)),
+        generation,
+        carrier: Carrier::Mesh(Framing::Squire),
+        tls: Some(leased.parameters),
+        handshake: leased.handshake,
+    };
+    Ok((shared.pool.stream(link, leased, shared.next_id()), grounds))
+}
+
+/// `squire-tls/1`: a link of its own.
+async fn dialled(
+    shared: &Arc<Shared>,
+    key: &Key,
+    peer: &squire_mesh::spiffe::SpiffeId,
+) -> Result<(LinkStream, Grounds), DialError> {
+    let credentials = shared.credentials.borrow().clone().ok_or(DialError::NoIdentity)?;
+    let dialled = shared
+        .dialer
+        .mesh(&credentials, peer, Framing::Plain, key.address, key.from)
+        .await?;
+    let grounds = Grounds {
+        peer: Some(Arc::clone(&dialled.peer)),
+        generation: Some(credentials.generation),
+        carrier: Carrier::Mesh(Framing::Plain),
+        tls: Some(dialled.parameters),
+        handshake: Some(dialled.took),
+    };
+    // It is closed with the HTTP/2 connection: there is nothing to give back.
+    Ok((
+        LinkStream::open(dialled.link, 0, shared.next_id(), Box::new(|_, _| {})),
+        grounds,
+    ))
+}
+
+/// Notes in the application connection's record whom it reaches and how.
+fn note(shared: &Shared, connection: &Connection, slot: &Slot) {
+    let grounds = &slot.upstream.grounds;
+    let mut facts = connection.facts();
+    let known = match (&facts.peer, &grounds.peer) {
+        (Some(known), Some(peer)) => Arc::ptr_eq(known, peer),
+        (None, None) => facts.carrier == grounds.carrier,
+        (None, Some(_)) | (Some(_), None) => false,
+    };
+    if known {
+        return;
+    }
+    facts.peer.clone_from(&grounds.peer);
+    facts.carrier = grounds.carrier;
+    facts.tls = grounds.tls;
+    facts.handshake = grounds.handshake.filter(|_| slot.first);
+    facts.reused = !slot.first || grounds.handshake.is_none() && grounds.peer.is_some();
+    drop(facts);
+    connection.count_in(shared.metrics.series_of(connection));
+}
