@@ -8,16 +8,19 @@
     reason = "a benchmark may fail"
 )]
 
-use std::{hint::black_box, time::Duration};
+use std::{hint::black_box, sync::Arc, time::Duration};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use serde_json::{Value, json};
 use squire_control::{
     manifest::Object,
     policy::{MeshConfig, PolicySet, Subject},
+    tables::Tables,
 };
-use squire_mesh::policy::{
-    Connection, Destination, Endpoint, Http, Principal, Protocol, Request, Source, Table, decide_inbound,
+use squire_mesh::{
+    policy::{Connection, Destination, Endpoint, Http, Principal, Protocol, Request, Source, Table, decide_inbound},
+    spiffe::{SpiffeId, TrustDomain},
+    workload::{Interner, LabelSet, Transport, Workload, WorkloadUid},
 };
 
 struct Pod;
@@ -240,5 +243,67 @@ fn compiling(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, deciding, compiling);
+/// The 10,000 workloads of the city, as the control plane knows them.
+fn citizens() -> Vec<Workload> {
+    let domain: TrustDomain = "cluster.local".parse().unwrap();
+    let mut interner = Interner::default();
+    let mut citizen = |n: usize| {
+        let (namespace, name) = (interner.text(&format!("ns-{}", n / 100)), format!("pod-{n}"));
+        let app = format!("app-{}", n % 10);
+        Workload {
+            uid: WorkloadUid::pod(&namespace, &name),
+            name: name.as_str().into(),
+            identity: Some(SpiffeId::workload(&domain, &namespace, &app).unwrap()),
+            addresses: [].into(),
+            transport: Transport::Squire,
+            plaintext_ports: None,
+            host_network: false,
+            ready: true,
+            labels: interner.labels([("app", app.as_str()), ("role", "client")]),
+            namespace_labels: LabelSet::default(),
+            namespace,
+            ports: [].into(),
+            services: [].into(),
+            node: None,
+            zone: None,
+            owner: None,
+        }
+    };
+    (0..10_000).map(&mut citizen).collect()
+}
+
+/// What the control plane does with a change, from policy objects and workloads to encoded tables for every workload.
+fn updating(c: &mut Criterion) {
+    let mut group = c.benchmark_group("tables of 10,000 workloads x 1,000 policies");
+    group.sample_size(10).measurement_time(Duration::from_secs(5));
+    let objects: Vec<Arc<Object>> = city().into_iter().map(Arc::new).collect();
+    let mut workloads = citizens();
+    let domain: TrustDomain = "cluster.local".parse().unwrap();
+    group.bench_function("all of them", |b| {
+        b.iter(|| Tables::new(domain.clone()).update(&objects, workloads.iter_mut()));
+    });
+    let mut tables = Tables::new(domain);
+    assert_eq!(tables.update(&objects, workloads.iter_mut()).compiled, 1000);
+    let mut other = [("app", "app-3"), ("role", "moved")].into_iter().collect::<LabelSet>();
+    group.bench_function("one pod changes", |b| {
+        b.iter(|| {
+            std::mem::swap(&mut workloads[4321].labels, &mut other);
+            let update = tables.update(&objects, workloads.iter_mut());
+            assert!(update.compiled <= 1, "its own table, or that of its siblings");
+            update
+        });
+    });
+    let mut edited = objects.clone();
+    group.bench_function("one policy changes", |b| {
+        b.iter(|| {
+            edited[77] = Arc::new(Object::clone(&objects[77]));
+            let update = tables.update(&edited, workloads.iter_mut());
+            assert_eq!(update.compiled, 1, "the policy selects one set of labels");
+            update
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, deciding, compiling, updating);
 criterion_main!(benches);

@@ -1,5 +1,6 @@
-//! A decision takes no memory: not for a connection, not for a request, whatever the policies look at and whichever way
-//! it goes. Counted by the allocator itself, in a process of its own.
+//! What policy costs a proxy in memory, counted by the allocator itself, in a process of its own. A decision takes none: not
+//! for a connection, not for a request, whatever the policies look at and whichever way it goes. (`table_memory.rs` counts
+//! the blocks of a table by hand; here is what a decoded one holds.)
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 #![allow(unsafe_code, reason = "an allocator that counts can only be written with unsafe")]
@@ -10,6 +11,7 @@ use std::{
     hint::black_box,
 };
 
+use prost::Message as _;
 use serde_json::{Map, Value, json};
 use squire_control::{
     manifest::Manifest,
@@ -19,30 +21,43 @@ use squire_mesh::policy::{
     Answer, Answers, Connection, Destination, Endpoint, Http, Principal, Protocol, Request, Source, Table, decide,
     decide_connection, decide_inbound, decide_outbound,
 };
+use squire_mesh::wire::squire as wire;
 
 thread_local! {
     /// How often this thread has asked for memory.
     static TAKEN: Cell<usize> = const { Cell::new(0) };
+    /// The bytes it has taken and not given back.
+    static HELD: Cell<isize> = const { Cell::new(0) };
 }
 
 struct Counting;
+
+fn count(taken: usize, bytes: isize) {
+    TAKEN.with(|count| count.set(count.get() + taken));
+    HELD.with(|held| held.set(held.get().wrapping_add(bytes)));
+}
+
+fn signed(bytes: usize) -> isize {
+    isize::try_from(bytes).unwrap_or(isize::MAX)
+}
 
 // SAFETY: every call is passed on to the system's allocator unchanged; counting touches a constant-initialised
 // thread-local without a destructor, which takes no memory itself.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        TAKEN.with(|taken| taken.set(taken.get() + 1));
+        count(1, signed(layout.size()));
         // SAFETY: the caller keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(0, -signed(layout.size()));
         // SAFETY: the caller keeps the contract of `dealloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        TAKEN.with(|taken| taken.set(taken.get() + 1));
+        count(1, signed(size) - signed(layout.size()));
         // SAFETY: the caller keeps the contract of `realloc`.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -56,6 +71,13 @@ fn taken<R>(work: impl FnOnce() -> R) -> (usize, R) {
     let before = TAKEN.with(Cell::get);
     let result = black_box(work());
     (TAKEN.with(Cell::get) - before, result)
+}
+
+/// The bytes that what `work` made holds.
+fn held<R>(work: impl FnOnce() -> R) -> (isize, R) {
+    let before = HELD.with(Cell::get);
+    let result = black_box(work());
+    (HELD.with(Cell::get) - before, result)
 }
 
 const POLICIES: &str = r#"
@@ -215,6 +237,45 @@ fn claims() -> Map<String, Value> {
 fn the_counter_counts() {
     assert_eq!(taken(|| Box::new(7)).0, 1);
     assert_eq!(taken(|| 7).0, 0);
+    let (bytes, kept) = held(|| {
+        drop(vec![1_u8; 3000]);
+        vec![1_u8; 1000]
+    });
+    assert_eq!((bytes, kept.len()), (1000, 1000));
+}
+
+#[test]
+fn a_decoded_table_of_ten_policies_with_ten_rules_each_holds_at_most_64_kib() {
+    let rule = |p: usize, n: usize| {
+        format!(
+            "  - from: [{{source: {{principals: [cluster.local/ns/shop/sa/account-{p}-{n}]}}}}]\n\
+             \x20   to: [{{operation: {{methods: [GET, POST], paths: [\"/service-{n}/{{*}}/items\"]}}}}]\n\
+             \x20   when: [{{key: \"request.headers[x-tenant]\", values: [acme, tenant-{n}]}}]\n"
+        )
+    };
+    let policy = |p: usize| {
+        let rules: String = (0..10).map(|n| rule(p, n)).collect();
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p{p}, namespace: shop}}\n\
+             spec:\n  rules:\n{rules}---\n"
+        )
+    };
+    let manifest = Manifest::parse("test", &(0..10).map(policy).collect::<String>());
+    let (set, problems) = PolicySet::from_objects(&manifest.objects, MeshConfig::default());
+    assert_eq!((problems.len(), set.len()), (0, 10));
+    let table = set.compile(&Subject {
+        namespace: "shop",
+        labels: Vec::new(),
+        selectable: true,
+    });
+    let bytes = wire::Policy::from(&table).encode_to_vec();
+    let (held, decoded) = held(|| Table::try_from(wire::Policy::decode(&*bytes).unwrap()).unwrap());
+    assert_eq!(decoded, table);
+    assert!(
+        (10_000..=64 * 1024).contains(&held),
+        "{held} bytes, {} on the wire",
+        bytes.len()
+    );
 }
 
 #[test]
