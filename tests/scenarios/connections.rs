@@ -28,7 +28,7 @@ async fn the_allowed_peer_gets_through_and_the_other_is_denied_by_the_rule_that_
     assert_eq!(seen[0]["protocol"], "squire/1");
     assert_eq!(seen[0]["tls_version"], "TLSv1.3");
     assert_eq!(seen[0]["tls_group"], "X25519MLKEM768");
-    assert!(seen[0]["rule"].as_str().unwrap().contains("shop/only-web"), "{seen:?}");
+    assert_eq!(seen[0]["rule"], "AuthorizationPolicy shop/only-web rule 0");
     assert_eq!(web.connections().await[0]["id"], seen[0]["id"], "one id at both ends");
 
     let refused = apps::echoes(batch.to("db:5432")).await.unwrap_err();
@@ -54,8 +54,48 @@ async fn the_allowed_peer_gets_through_and_the_other_is_denied_by_the_rule_that_
     let between = [("source", &*id("web")), ("destination", &*id("db"))];
     assert_eq!(db.figure("squire_received_bytes_total", &between).await, 39.0);
     assert_eq!(web.figure("squire_sent_bytes_total", &between).await, 39.0);
+    let by_rule = [
+        ("verdict", "ALLOW"),
+        ("policy", "AuthorizationPolicy shop/only-web"),
+        ("rule", "0"),
+    ];
+    assert_eq!(db.figure("squire_decisions_total", &by_rule).await, 1.0);
     let denied = [("verdict", "DENY"), ("direction", "inbound")];
     assert_eq!(db.figure("squire_decisions_total", &denied).await, 1.0);
+}
+
+/// Denied before the first byte, or cut later: the log, the metrics and the list name the same object and rule.
+#[tokio::test]
+async fn a_denial_names_its_object_and_rule_in_the_log_and_the_metrics_whenever_it_comes() {
+    let mesh = Mesh::strict();
+    let echo = apps::echo().await;
+    let db = mesh.pod("db").serves(5432, echo.address());
+    let web = mesh.pod("web").reaches("db:5432");
+    mesh.start().await;
+    let (db, web) = tokio::join!(db.start(), web.start());
+    let mut open = apps::echoes(web.to("db:5432")).await.unwrap();
+    assert_eq!(db.connections().await[0]["rule"], "PeerAuthentication shop/default");
+
+    mesh.write(
+        "deny.yaml",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: not-web, namespace: shop}\nspec: \
+         {action: DENY, rules: [{from: [{source: {namespaces: [elsewhere]}}]}, {from: [{source: {serviceAccounts: \
+         [web]}}]}]}\n",
+    );
+    assert!(in_time("the connection is cut", open.read(&mut [0; 1])).await.is_err());
+    assert!(apps::echoes(web.to("db:5432")).await.is_err());
+    for outcome in ["cut_policy", "denied"] {
+        let line = db.logged(&[("outcome", outcome)]).await;
+        assert_eq!(line["verdict"], "DENY", "{line}");
+        assert_eq!(line["rule"], "AuthorizationPolicy shop/not-web rule 1", "{line}");
+        assert_eq!(line["why"], "a DENY rule matches", "{line}");
+    }
+    let by_rule = [
+        ("why", "deny_rule"),
+        ("policy", "AuthorizationPolicy shop/not-web"),
+        ("rule", "1"),
+    ];
+    db.counts("squire_decisions_total", &by_rule, 1.0).await;
 }
 
 #[tokio::test]

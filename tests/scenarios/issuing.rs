@@ -16,7 +16,7 @@ use squire_mesh::{
 use squire_tests::{
     DOMAIN, Mesh, Process,
     authority::{Proof, ask},
-    binary,
+    binary, eventually,
     forge::{Shown, uri},
     http, id, in_time,
 };
@@ -307,7 +307,7 @@ async fn a_service_account_token_is_good_only_for_our_audience_from_our_issuer_a
 async fn a_ca_killed_at_any_moment_of_issuing_leaves_a_state_that_loads_and_forgets_nothing() {
     let mesh = Mesh::new();
     let mut handed_out = 0;
-    for round in 0..6_u64 {
+    for round in 0..6 {
         mesh.start().await;
         let (csr, _) = request(|_| {});
         let issuing = async {
@@ -321,9 +321,11 @@ async fn a_ca_killed_at_any_moment_of_issuing_leaves_a_state_that_loads_and_forg
                 }
             }
         };
-        // A different moment of the work each time.
+        // After another number of certificates each time, in the midst of making the next.
         let killing = async {
-            tokio::time::sleep(Duration::from_millis(60 + 37 * round)).await;
+            let issued = || mesh.with_control(|control| control.log().matches(": issued id=").count());
+            let before = issued();
+            eventually("so many are issued", async || (issued() > before + round).then_some(())).await;
             mesh.kill_control().await;
         };
         handed_out += in_time("the CA is gone", async { tokio::join!(issuing, killing) })

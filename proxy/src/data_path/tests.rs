@@ -306,7 +306,7 @@ async fn an_allowed_application_talks_through_both_sidecars_and_links_are_reused
     );
     assert!(web.metric("squire_mesh_connections_total{event=\"reused\"}") >= 18.0);
     let decided =
-        "squire_decisions_total{direction=\"inbound\",policy=\"AuthorizationPolicy shop/db-allow\",verdict=\"ALLOW\"";
+        "squire_decisions_total{direction=\"inbound\",policy=\"AuthorizationPolicy shop/db-allow\",rule=\"0\",";
     assert_eq!(db.metric(decided), 20.0);
     let received =
         "squire_received_bytes_total{destination=\"spiffe://cluster.local/ns/shop/sa/db\",direction=\"inbound\"";

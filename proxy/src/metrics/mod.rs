@@ -146,8 +146,8 @@ impl Metrics {
             )?,
             decisions: counters(
                 "squire_decisions_total",
-                "Policy decisions on new connections, by verdict and the object that decided.",
-                &["direction", "verdict", "why", "policy"],
+                "Policy decisions, by verdict and the object and rule that decided.",
+                &["direction", "verdict", "why", "policy", "rule"],
             )?,
             cut: counters(
                 "squire_connections_cut_total",
@@ -256,13 +256,19 @@ impl Metrics {
     }
 
     pub(crate) fn decided(&self, direction: Direction, decision: &squire_mesh::policy::Decision) {
-        // Objects are few and named by admins; their number is bounded by what concerns one workload.
-        let policy = decision.by.as_ref().map(|by| by.object.to_string()).unwrap_or_default();
+        // Objects and rules are few and written by admins; their number is bounded by what concerns one workload.
+        let by = decision.by.as_ref();
+        let policy = by.map(|by| by.object.to_string()).unwrap_or_default();
+        let rule = by
+            .and_then(|by| by.rule)
+            .map(|rule| rule.to_string())
+            .unwrap_or_default();
         let labels = [
             direction.as_str(),
             decision.verdict.as_str(),
             decision.why.label(),
             policy.as_str(),
+            rule.as_str(),
         ];
         self.decisions.with_label_values(&labels).inc();
     }
