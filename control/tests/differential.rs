@@ -1,6 +1,10 @@
 //! The product against a slow reference evaluator, on random policies and requests; and properties that must hold
 //! whatever the policies are. `SQUIRE_DIFFERENTIAL_PAIRS` sets how many pairs each family gets (default 30,000, some
 //! seconds in a debug build; CI runs 100,000), `SQUIRE_DIFFERENTIAL_SEED` where to begin.
+//!
+//! The long run, alone on a machine, with random policies that no shorter one has seen:
+//! `SQUIRE_DIFFERENTIAL_SEED=10000000 SQUIRE_DIFFERENTIAL_PAIRS=10000000 cargo test --release -p squire-control --test
+//! differential with_the_reference`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail")]
 
