@@ -56,10 +56,15 @@ impl RootDigest {
     /// The digest of a certificate's DER.
     #[must_use]
     pub fn of(der: &[u8]) -> Self {
-        let mut out = [0; 32];
-        out.copy_from_slice(digest::digest(&digest::SHA256, der).as_ref());
-        Self(out)
+        Self(sha256(der))
     }
+}
+
+/// SHA-256 of a certificate's DER.
+pub(crate) fn sha256(der: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, der).as_ref());
+    out
 }
 
 impl Root {

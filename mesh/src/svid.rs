@@ -40,6 +40,7 @@ pub struct VerifiedPeer {
     not_after: SystemTime,
     root: RootDigest,
     issuer_key: Option<Box<[u8]>>,
+    fingerprint: [u8; 32],
 }
 
 /// A certificate's serial number: big-endian, no leading zeros.
@@ -81,6 +82,12 @@ impl VerifiedPeer {
     #[must_use]
     pub fn issuer_key(&self) -> Option<&[u8]> {
         self.issuer_key.as_deref()
+    }
+
+    /// SHA-256 of its certificate (DER).
+    #[must_use]
+    pub fn fingerprint(&self) -> &[u8; 32] {
+        &self.fingerprint
     }
 }
 
@@ -181,6 +188,7 @@ fn verify(
         not_before: leaf.not_before,
         root,
         issuer_key: leaf.issuer_key,
+        fingerprint: crate::bundle::sha256(first),
     };
     Ok((peer, leaf.not_before.max(span.from)))
 }

@@ -24,6 +24,7 @@ use crate::{
     credentials,
     destinations::Destinations,
     dial::{Dialer, Timeouts},
+    http::h1::IdleUpstreams,
     inbound,
     metrics::Metrics,
     outbound,
@@ -118,6 +119,10 @@ pub fn start(config: &Config, inputs: Inputs) -> io::Result<DataPath> {
         dialer,
         pool,
         traffic,
+        Arc::new(IdleUpstreams::new(
+            config.pool.max_idle_per_peer,
+            config.pool.idle_timeout,
+        )),
         config.limits.max_pending_handshakes,
         (config.bind_source, matches!(config.mode, Mode::Explicit { .. })),
         Destinations {
@@ -155,6 +160,7 @@ impl DataPath {
     pub async fn drain(self, force: CancellationToken) -> usize {
         let shared = &self.shared;
         shared.draining.cancel();
+        shared.upstreams.clear();
         shared.pool.clear();
         shared.tasks.close();
         tokio::select! {

@@ -234,9 +234,9 @@ async fn unpooled(
 }
 
 /// Notes in the record whom the connection leads to and how.
-fn note(
+pub(crate) fn note(
     shared: &Shared,
-    record: &Record,
+    record: &Connection,
     peer: &Arc<squire_mesh::svid::VerifiedPeer>,
     framing: Framing,
     parameters: crate::tls::handshake::Parameters,

@@ -55,7 +55,7 @@ pub(crate) struct Leased {
     pub(crate) handshake: Option<Duration>,
     /// Names the application connection on the link.
     pub(crate) sequence: u32,
-    generation: u64,
+    pub(crate) generation: u64,
 }
 
 struct Idle {
@@ -154,7 +154,6 @@ impl Pool {
     }
 
     /// Begins an application connection named `id` on a leased link, as a byte stream that brings the link back.
-    #[allow(dead_code, reason = "HTTP is being built on it")]
     pub(crate) fn stream(self: &Arc<Self>, key: Key, leased: Leased, id: u64) -> LinkStream {
         let Leased {
             link,

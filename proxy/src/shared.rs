@@ -12,8 +12,9 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    connection::Recorder, credentials::CredentialsWatch, destinations::Destinations, dial::Dialer, http::h2::Upstreams,
-    metrics::Metrics, pool::Pool, state::Snapshot, state::State, traffic::Traffic,
+    connection::Recorder, credentials::CredentialsWatch, destinations::Destinations, dial::Dialer,
+    http::{h1::IdleUpstreams, h2::Upstreams}, metrics::Metrics, pool::Pool, state::Snapshot, state::State,
+    traffic::Traffic,
 };
 
 /// Everything a connection needs that is not its own.
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) traffic: Traffic,
     /// HTTP/2 connections to peers and servers.
     pub(crate) http2: Upstreams,
+    /// HTTP/1 connections to upstreams between two requests.
+    pub(crate) upstreams: Arc<IdleUpstreams>,
     /// Inbound TLS handshakes under way.
     pub(crate) handshakes: Arc<Semaphore>,
     /// Address to dial peers from, where configured.
@@ -54,6 +57,7 @@ impl Shared {
         dialer: Arc<Dialer>,
         pool: Arc<Pool>,
         traffic: Traffic,
+        upstreams: Arc<IdleUpstreams>,
         max_handshakes: usize,
         source: (Option<IpAddr>, bool),
         destinations: Destinations,
@@ -70,6 +74,7 @@ impl Shared {
             pool,
             traffic,
             http2: Upstreams::default(),
+            upstreams,
             handshakes: Arc::new(Semaphore::new(max_handshakes)),
             bind_source: source.0,
             explicit: source.1,
@@ -89,6 +94,14 @@ impl Shared {
     pub(crate) fn next_id(&self) -> u64 {
         // An odd step visits every number before it repeats one.
         self.ids.fetch_add(0x9E37_79B9_7F4A_7C15, Relaxed)
+    }
+
+    /// Generation of the credentials in use; 0: there are none.
+    pub(crate) fn generation(&self) -> u64 {
+        self.credentials
+            .borrow()
+            .as_ref()
+            .map_or(0, |credentials| credentials.generation)
     }
 
     /// The address to dial peers from.

@@ -39,7 +39,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
             }
             changed = credentials.changed() => {
                 if changed.is_err() { return }
-                shared.pool.sweep();
+                sweep(&shared);
                 shared.http2.sweep(&shared);
             }
             _ = ticks.tick() => {
@@ -47,13 +47,19 @@ pub(crate) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
                 judge_all(&shared, &shared.snapshot(), false);
                 shared.http2.sweep(&shared);
                 if count.is_multiple_of(HOUSEKEEPING) {
-                    shared.pool.sweep();
+                    sweep(&shared);
                     shared.metrics.expire_idle_series();
                 }
             }
             () = stop.cancelled() => return,
         }
     }
+}
+
+/// Closes idle connections that are old, lost or no longer ours.
+fn sweep(shared: &Shared) {
+    shared.upstreams.sweep(&shared.snapshot(), shared.generation());
+    shared.pool.sweep();
 }
 
 /// Cuts everything that is still open.

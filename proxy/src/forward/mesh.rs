@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    io::IoSlice,
     task::{Context, Poll, ready},
 };
 
@@ -15,22 +16,41 @@ use crate::{
     socket,
 };
 
+/// Bytes that were read before it was known that they are only to be forwarded.
+#[derive(Default)]
+pub(crate) struct Early<'a> {
+    /// From the application.
+    pub(crate) to_peer: &'a [u8],
+    /// From the peer.
+    pub(crate) to_app: &'a [u8],
+}
+
 /// Forwards between `app` and the peer at the other end of `link` until both halves are closed. `sequence` names the
 /// application connection on the link. Afterwards a `squire/1` link is ready for the next one.
 pub(crate) async fn mesh(
     _permit: &Permit,
     link: &mut Link,
     app: &TcpStream,
+    early: Early<'_>,
     sequence: u32,
     connection: &Connection,
 ) -> Result<(), Interrupted> {
-    let mut there = Outgoing::Pumping;
+    let Early { to_peer, mut to_app } = early;
+    let mut there = Outgoing::Early(to_peer);
     let mut back_done = false;
     poll_fn(|cx| {
         if let Poll::Ready(cut) = connection.poll_cut(cx) {
             return Poll::Ready(Err(Interrupted::Cut(cut)));
         }
         // What the peer says comes first: a reset makes sending pointless.
+        while !to_app.is_empty() {
+            let Poll::Ready(written) = socket::poll_write(app, cx, &[IoSlice::new(to_app)]) else {
+                return Poll::Pending;
+            };
+            let written = written.map_err(Interrupted::App)?;
+            connection.count_from_peer(written);
+            to_app = &to_app[written..];
+        }
         if !back_done && poll_incoming(link, app, sequence, connection, cx)?.is_ready() {
             back_done = true;
         }
@@ -45,13 +65,14 @@ pub(crate) async fn mesh(
 }
 
 /// App to peer.
-enum Outgoing {
+enum Outgoing<'a> {
+    Early(&'a [u8]),
     Pumping,
     Flushing,
     Done,
 }
 
-impl Outgoing {
+impl Outgoing<'_> {
     fn poll(
         &mut self,
         link: &mut Link,
@@ -61,6 +82,12 @@ impl Outgoing {
     ) -> Poll<Result<(), Interrupted>> {
         loop {
             match self {
+                Self::Early([]) => *self = Self::Pumping,
+                Self::Early(bytes) => {
+                    let sent = ready!(link.poll_send(&[IoSlice::new(bytes)], cx))?;
+                    connection.count_to_peer(sent);
+                    *bytes = &bytes[sent..];
+                }
                 Self::Pumping => {
                     let pumped = match ready!(link.poll_pump(app, cx)) {
                         Ok(pumped) => pumped,

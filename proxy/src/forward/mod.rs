@@ -6,7 +6,10 @@ mod plain;
 
 use std::io;
 
-pub(crate) use self::{mesh::mesh, plain::plain};
+pub(crate) use self::{
+    mesh::{Early, mesh},
+    plain::plain,
+};
 use crate::{
     connection::Cut,
     link::{LinkError, frame::ResetReason},

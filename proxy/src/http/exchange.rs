@@ -8,7 +8,7 @@ use squire_mesh::policy::Decision;
 use super::{Flag, RequestView, Version};
 use crate::{
     connection::{Connection, Recorder},
-    metrics::{Method, RequestKey},
+    metrics::{Method, RequestKey, Series},
 };
 
 /// What only the access log wants to know of a request.
@@ -34,6 +34,8 @@ pub(crate) struct Exchange {
     pub(crate) grpc_status: Option<u8>,
     /// The route that was chosen, by its object's name.
     pub(crate) route: Option<Arc<str>>,
+    /// Where it counts; none: where its connection does.
+    pub(crate) series: Option<Arc<Series>>,
     /// What policy said of this request, where it was asked.
     pub(crate) decision: Option<Decision>,
     /// How many times it was sent upstream.
@@ -56,6 +58,7 @@ impl Exchange {
             status: 0,
             grpc_status: None,
             route: None,
+            series: None,
             decision: None,
             attempts: 0,
             target: recorder.access_log.is_on().then(|| Box::new(Target::of(view))),
@@ -75,6 +78,7 @@ impl Exchange {
             status: 0,
             grpc_status: None,
             route: None,
+            series: None,
             decision: None,
             attempts: 0,
             target: recorder.access_log.is_on().then(Box::default),
@@ -99,7 +103,7 @@ impl Exchange {
             route: self.route.take(),
         };
         let took = self.started.elapsed();
-        let series = match self.connection.series() {
+        let series = match self.series.as_ref().or(self.connection.series()) {
             Some(series) => Arc::clone(series),
             None => self.recorder.metrics.series_of(&self.connection),
         };

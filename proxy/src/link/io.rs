@@ -81,27 +81,69 @@ impl LinkStream {
     }
 
     /// Aborts it, and tells the peer why.
-    #[allow(dead_code, reason = "HTTP is being built on it")]
     pub(crate) fn abort(mut self, reason: ResetReason) {
         self.reason = reason;
     }
 
+    /// The link as it is, in the middle of the application connection; none: it has been given back or is broken.
+    pub(crate) fn into_link(mut self) -> Option<Box<Link>> {
+        self.give_back = None;
+        let mut link = self.link.take()?;
+        match self.incoming {
+            Incoming::Open => {}
+            Incoming::Ended => link.unread(Event::Fin),
+            Incoming::Reset(reason) => link.unread(Event::Reset {
+                sequence: self.sequence,
+                reason,
+            }),
+        }
+        Some(link)
+    }
+
+    /// Received bytes where they lie, from the first one on as far as they lie together.
+    pub(crate) fn data(&self) -> &[u8] {
+        self.link.as_ref().map_or(&[], |link| link.first_data())
+    }
+
+    /// Drops bytes from the front of [`LinkStream::data`].
+    pub(crate) fn consume(&mut self, count: usize) {
+        if let Some(link) = &mut self.link {
+            link.consume(count);
+        }
+    }
+
+    /// Why the peer aborted it, if it did.
+    pub(crate) fn reset_reason(&self) -> Option<ResetReason> {
+        match self.incoming {
+            Incoming::Reset(reason) => Some(reason),
+            Incoming::Open | Incoming::Ended => None,
+        }
+    }
+
     fn poll_read_into(&mut self, buf: &mut ReadBuf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if ready!(self.poll_data(cx))?
+            && buf.remaining() > 0
+            && let Some(link) = &mut self.link
+        {
+            let taken = link.take_data(buf.initialize_unfilled());
+            buf.advance(taken);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Waits for received bytes. False: the peer has ended its half.
+    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         loop {
             match self.incoming {
                 Incoming::Open => {}
-                Incoming::Ended => return Poll::Ready(Ok(())),
+                Incoming::Ended => return Poll::Ready(Ok(false)),
                 Incoming::Reset(reason) => return Poll::Ready(Err(reset(reason))),
             }
             let Some(link) = &mut self.link else {
                 return Poll::Ready(Err(gone()));
             };
             if link.has_data() {
-                if buf.remaining() > 0 {
-                    let taken = link.take_data(buf.initialize_unfilled());
-                    buf.advance(taken);
-                }
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(true));
             }
             let event = match ready!(link.poll_event(cx)) {
                 Ok(event) => event,

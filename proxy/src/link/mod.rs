@@ -142,6 +142,21 @@ impl Link {
         Poll::Ready(Ok(written))
     }
 
+    /// Puts an event back that was taken too early: it comes again, behind the data that is there.
+    pub(crate) fn unread(&mut self, event: Event) {
+        self.receiver.unread(event);
+    }
+
+    /// The first piece of received application bytes.
+    fn first_data(&self) -> &[u8] {
+        self.receiver.first()
+    }
+
+    /// Drops received application bytes from the front.
+    fn consume(&mut self, count: usize) {
+        self.receiver.consume(count);
+    }
+
     /// Copies received application bytes to the front of `to`; returns how many.
     fn take_data(&mut self, to: &mut [u8]) -> usize {
         let mut slices = [IoSlice::new(&[]); receive::SEGMENTS];
@@ -158,7 +173,7 @@ impl Link {
 
     /// Protects application bytes of `bufs`, together with frames that wait; writes as the peer takes it. Returns how
     /// many were taken; [`Link::poll_flush`] sends what the socket has not taken at once.
-    fn poll_send(&mut self, bufs: &[IoSlice<'_>], cx: &mut Context<'_>) -> Poll<Result<usize, LinkError>> {
+    pub(crate) fn poll_send(&mut self, bufs: &[IoSlice<'_>], cx: &mut Context<'_>) -> Poll<Result<usize, LinkError>> {
         self.sender
             .poll_send(bufs, &self.tcp, &mut self.records, self.framing, cx)
     }

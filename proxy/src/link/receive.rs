@@ -71,6 +71,21 @@ impl Receiver {
         self.count
     }
 
+    pub(super) fn unread(&mut self, event: Event) {
+        self.next = Some(event);
+    }
+
+    /// The first piece of application bytes; empty if there are none.
+    pub(super) fn first(&self) -> &[u8] {
+        match (&self.chunk, self.count) {
+            (Some(chunk), 1..) => {
+                let (start, length) = self.segments[0];
+                &chunk[start as usize..(start + length) as usize]
+            }
+            _ => &[],
+        }
+    }
+
     /// Drops `written` bytes from the front of the application data.
     pub(super) fn consume(&mut self, mut written: usize) {
         let mut gone = 0;

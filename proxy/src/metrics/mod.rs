@@ -36,6 +36,7 @@ pub struct Metrics {
     decisions: IntCounterVec,
     cut: IntCounterVec,
     limits: IntCounterVec,
+    http_refused: IntCounterVec,
     accept_errors: IntCounterVec,
     access_log_lost: IntCounter,
     http2_refused: IntCounterVec,
@@ -159,6 +160,11 @@ impl Metrics {
                 "How often a configured limit was reached.",
                 &["limit"],
             )?,
+            http_refused: counters(
+                "squire_http_refused_total",
+                "What came on HTTP connections and was no request that can be served safely, by reason.",
+                &["reason"],
+            )?,
             accept_errors: counters("squire_accept_errors_total", "Failed accepts, by cause.", &["cause"])?,
             access_log_lost: declare(
                 &registry,
@@ -213,6 +219,9 @@ impl Metrics {
         }
         for cut in Cut::ALL {
             let _ = self.cut.with_label_values(&[cut.outcome_label()]);
+        }
+        for reason in crate::http::h1::REFUSALS {
+            let _ = self.http_refused.with_label_values(&[reason]);
         }
         for event in LinkEvent::ALL {
             let _ = self.links.with_label_values(&[event.as_str()]);
@@ -292,6 +301,10 @@ impl Metrics {
 
     pub(crate) fn limit_hit(&self, limit: &str) {
         self.limits.with_label_values(&[limit]).inc();
+    }
+
+    pub(crate) fn http_refused(&self, reason: &str) {
+        self.http_refused.with_label_values(&[reason]).inc();
     }
 
     pub(crate) fn accept_failed(&self, cause: &str) {

@@ -1,0 +1,318 @@
+//! How far a message body reaches (RFC 9112 §6): found out while its bytes pass, without changing them. A chunked body is
+//! checked to the letter, so that no two parsers can disagree about where it ends.
+
+/// Longest chunk-size line with its extensions.
+const MAX_LINE: u32 = 4096;
+/// Longest trailer section.
+const MAX_TRAILERS: u32 = 16 * 1024;
+
+/// The length of a body, as its head declares it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// There is none.
+    None,
+    /// `content-length`.
+    Exact(u64),
+    /// `transfer-encoding: chunked`.
+    Chunked,
+    /// Until the sender closes (responses only).
+    UntilClose,
+}
+
+/// A body that cannot be understood safely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("malformed chunked body: {0}")]
+pub(crate) struct BadBody(&'static str);
+
+/// Where in its body a message is.
+#[derive(Debug)]
+pub(crate) struct Body(State);
+
+#[derive(Debug)]
+enum State {
+    Done,
+    Exact(u64),
+    UntilClose,
+    Chunked(Chunked),
+}
+
+impl Body {
+    pub(crate) fn new(length: Length) -> Self {
+        Self(match length {
+            Length::None | Length::Exact(0) => State::Done,
+            Length::Exact(length) => State::Exact(length),
+            Length::UntilClose => State::UntilClose,
+            Length::Chunked => State::Chunked(Chunked::default()),
+        })
+    }
+
+    /// Whether the body is over.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self.0, State::Done)
+    }
+
+    /// Whether only the end of the connection ends it.
+    pub(crate) fn ends_with_connection(&self) -> bool {
+        matches!(self.0, State::UntilClose)
+    }
+
+    /// Goes on over bytes that follow; returns how many of them belong to the body. Less than all: it is over.
+    ///
+    /// # Errors
+    /// When chunked framing is broken; nothing that follows may be passed on.
+    pub(crate) fn scan(&mut self, bytes: &[u8]) -> Result<usize, BadBody> {
+        match &mut self.0 {
+            State::Done => Ok(0),
+            State::UntilClose => Ok(bytes.len()),
+            State::Exact(left) => {
+                let taken = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= taken as u64;
+                if *left == 0 {
+                    self.0 = State::Done;
+                }
+                Ok(taken)
+            }
+            State::Chunked(chunked) => {
+                let taken = chunked.scan(bytes)?;
+                if chunked.at == At::Over {
+                    self.0 = State::Done;
+                }
+                Ok(taken)
+            }
+        }
+    }
+}
+
+/// Chunked transfer coding (RFC 9112 §7.1), byte for byte.
+#[derive(Debug)]
+struct Chunked {
+    at: At,
+    /// Bytes of the current chunk that are to come; the size while it is being read.
+    left: u64,
+    /// Bytes of the current line, or of the trailers.
+    length: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// Before the first digit of a size.
+    Size,
+    /// After a digit.
+    Digits,
+    /// In an extension.
+    Extension,
+    /// After the CR of the size line.
+    SizeLf,
+    Data,
+    DataCr,
+    DataLf,
+    /// At the start of a trailer line.
+    Trailer,
+    /// In the name of a trailer field.
+    TrailerName,
+    /// In its value.
+    TrailerValue,
+    /// After the CR of a trailer line.
+    TrailerLf,
+    /// After the CR of the empty line.
+    LastLf,
+    Over,
+}
+
+impl Default for Chunked {
+    fn default() -> Self {
+        Self {
+            at: At::Size,
+            left: 0,
+            length: 0,
+        }
+    }
+}
+
+impl Chunked {
+    fn scan(&mut self, bytes: &[u8]) -> Result<usize, BadBody> {
+        let mut at = 0;
+        while at < bytes.len() && self.at != At::Over {
+            if self.at == At::Data {
+                let taken = (bytes.len() - at).min(usize::try_from(self.left).unwrap_or(usize::MAX));
+                self.left -= taken as u64;
+                at += taken;
+                if self.left == 0 {
+                    self.at = At::DataCr;
+                }
+                continue;
+            }
+            self.step(bytes[at])?;
+            at += 1;
+        }
+        Ok(at)
+    }
+
+    fn step(&mut self, byte: u8) -> Result<(), BadBody> {
+        self.at = match (self.at, byte) {
+            (At::Size | At::Digits, digit) if digit.is_ascii_hexdigit() => {
+                self.digit(digit)?;
+                At::Digits
+            }
+            (At::Digits, b'\r') => At::SizeLf,
+            (At::Digits, b';') => At::Extension,
+            (At::Extension, b'\r') => At::SizeLf,
+            (At::Extension, text) if is_text(text) => {
+                self.longer(MAX_LINE, "a chunk extension is too long")?;
+                At::Extension
+            }
+            (At::SizeLf, b'\n') if self.left == 0 => {
+                self.length = 0;
+                At::Trailer
+            }
+            (At::SizeLf, b'\n') => At::Data,
+            (At::DataCr, b'\r') => At::DataLf,
+            (At::DataLf, b'\n') => {
+                (self.left, self.length) = (0, 0);
+                At::Size
+            }
+            (At::Trailer, b'\r') => At::LastLf,
+            (At::Trailer | At::TrailerName, name) if is_token(name) => {
+                self.longer(MAX_TRAILERS, "the trailers are too long")?;
+                At::TrailerName
+            }
+            (At::TrailerName, b':') => At::TrailerValue,
+            (At::TrailerValue, b'\r') => At::TrailerLf,
+            (At::TrailerValue, text) if is_text(text) => {
+                self.longer(MAX_TRAILERS, "the trailers are too long")?;
+                At::TrailerValue
+            }
+            (At::TrailerLf, b'\n') => At::Trailer,
+            (At::LastLf, b'\n') => At::Over,
+            (At::Size | At::Digits | At::Extension | At::SizeLf, _) => return Err(BadBody("a chunk size is not one")),
+            (At::DataCr | At::DataLf, _) => return Err(BadBody("a chunk is not followed by CR LF")),
+            (At::Data | At::Over, _) => return Err(BadBody("there is data where none can be")),
+            _ => return Err(BadBody("a trailer field is not one")),
+        };
+        Ok(())
+    }
+
+    fn digit(&mut self, digit: u8) -> Result<(), BadBody> {
+        // More digits than a u64 has, leading zeros included, serve nobody.
+        self.longer(16, "a chunk size is too long")?;
+        let value = char::from(digit).to_digit(16).map_or(0, u64::from);
+        self.left = self.left << 4 | value;
+        Ok(())
+    }
+
+    fn longer(&mut self, limit: u32, otherwise: &'static str) -> Result<(), BadBody> {
+        self.length += 1;
+        if self.length > limit {
+            return Err(BadBody(otherwise));
+        }
+        Ok(())
+    }
+}
+
+/// What may stand in a field value or a chunk extension: no control character but the tab.
+fn is_text(byte: u8) -> bool {
+    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+}
+
+/// `tchar` (RFC 9110 §5.6.2).
+pub(super) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn whole(length: Length, bytes: &[u8]) -> Result<(usize, bool), BadBody> {
+        let mut body = Body::new(length);
+        let taken = body.scan(bytes)?;
+        Ok((taken, body.is_done()))
+    }
+
+    #[test]
+    fn a_body_of_known_length_ends_where_it_ends() {
+        assert_eq!(whole(Length::Exact(3), b"abcGET"), Ok((3, true)));
+        assert_eq!(whole(Length::Exact(3), b"ab"), Ok((2, false)));
+        assert_eq!(whole(Length::None, b"GET"), Ok((0, true)));
+        assert_eq!(whole(Length::UntilClose, b"abc"), Ok((3, false)));
+    }
+
+    #[test]
+    fn chunks_extensions_and_trailers_belong_to_a_chunked_body() {
+        for body in [
+            "0\r\n\r\n",
+            "3\r\nabc\r\n0\r\n\r\n",
+            "A;x=\"y z\"\r\n0123456789\r\n000\r\n\r\n",
+            "1\r\na\r\n0\r\ngrpc-status: 0\r\nx:\r\n\r\n",
+        ] {
+            let stream = format!("{body}GET / HTTP/1.1\r\n");
+            assert_eq!(
+                whole(Length::Chunked, stream.as_bytes()),
+                Ok((body.len(), true)),
+                "{body:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_parsers_could_read_differently_is_refused() {
+        for body in [
+            "3\nabc\r\n0\r\n\r\n",
+            "3\r\nabc\n0\r\n\r\n",
+            "3\r\nabcd\r\n0\r\n\r\n",
+            " 3\r\nabc\r\n0\r\n\r\n",
+            "3 \r\nabc\r\n0\r\n\r\n",
+            "0x3\r\nabc\r\n0\r\n\r\n",
+            "+3\r\nabc\r\n0\r\n\r\n",
+            "-1\r\n\r\n",
+            "\r\nabc",
+            ";x\r\n",
+            "3;a\nb\r\nabc\r\n0\r\n\r\n",
+            "3;a\rb\r\nabc\r\n0\r\n\r\n",
+            "3;\0\r\nabc\r\n0\r\n\r\n",
+            "00000000000000003\r\nabc\r\n0\r\n\r\n",
+            "0\r\n x: y\r\n\r\n",
+            "0\r\nx y\r\n\r\n",
+            "0\r\nx : y\r\n\r\n",
+            "0\r\nx: y\n\r\n",
+            "0\r\n:y\r\n\r\n",
+            "0\r\n\n",
+        ] {
+            assert!(whole(Length::Chunked, body.as_bytes()).is_err(), "{body:?}");
+        }
+        let long = format!("0\r\nx: {}\r\n\r\n", "y".repeat(MAX_TRAILERS as usize));
+        assert!(whole(Length::Chunked, long.as_bytes()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn how_the_bytes_arrive_makes_no_difference(
+            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..40), 0..5),
+            cuts in proptest::collection::vec(1usize..7, 1..40),
+        ) {
+            let mut stream = Vec::new();
+            for chunk in &chunks {
+                stream.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+                stream.extend_from_slice(chunk);
+                stream.extend_from_slice(b"\r\n");
+            }
+            stream.extend_from_slice(b"0\r\n\r\n");
+            let end = stream.len();
+            stream.extend_from_slice(b"rest");
+            let mut body = Body::new(Length::Chunked);
+            let (mut at, mut cuts) = (0, cuts.into_iter().cycle());
+            while !body.is_done() {
+                let piece = &stream[at..(at + cuts.next().unwrap()).min(stream.len())];
+                at += body.scan(piece).unwrap();
+            }
+            prop_assert_eq!(at, end);
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = whole(Length::Chunked, &bytes);
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! HTTP/1.0 and 1.1: heads are read strictly, judged and written anew; bodies are forwarded as the bytes they are.
+
+mod body;
+mod head;
+mod idle;
+mod inbound;
+mod outbound;
+mod relay;
+mod scratch;
+mod serve;
+mod wire;
+
+pub(crate) use self::{
+    idle::IdleUpstreams,
+    inbound::Inbound,
+    outbound::{Outbound, UpWire},
+    serve::serve,
+    wire::{LinkWire, TcpWire, Wire},
+};
+
+/// Every reason for which a request is refused before it is judged.
+pub(crate) const REFUSALS: [&str; 7] = {
+    let [a, b, c, d, e, f] = head::Bad::LABELS;
+    [a, b, c, d, e, f, serve::SLOW]
+};
