@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::{
     config::Unknown,
-    route::{Endpoint, Target, Via, route},
+    route::{Endpoint, Target, Via},
     state::Snapshot,
 };
 
@@ -22,15 +22,6 @@ pub(crate) struct Destinations {
 }
 
 impl Destinations {
-    /// The endpoints to try, in order.
-    pub(crate) fn endpoints(&self, snapshot: &Snapshot, target: &Target) -> Result<Vec<Endpoint>, &'static str> {
-        let mut endpoints = route(snapshot, target)?;
-        for endpoint in &mut endpoints {
-            self.settle(snapshot, target, endpoint)?;
-        }
-        Ok(endpoints)
-    }
-
     /// One endpoint that was chosen for a target: whether and how we may go there.
     pub(crate) fn settle(
         &self,
@@ -38,6 +29,13 @@ impl Destinations {
         target: &Target,
         endpoint: &mut Endpoint,
     ) -> Result<(), &'static str> {
+        // An endpoint is dialled in the family that the application dialled, if it can be.
+        if let (Target::Address(like), Some(workload)) = (target, &endpoint.workload)
+            && like.is_ipv4() != endpoint.address.is_ipv4()
+            && let Some(ip) = of_family(&workload.addresses, like.ip())
+        {
+            endpoint.address.set_ip(ip);
+        }
         if self.is_own(snapshot, endpoint.address) {
             return Err("the destination is this sidecar itself");
         }
@@ -97,6 +95,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        route::{self, Route, route},
         state::{Change, Kind, Store, Update},
         tls::fixture::Ca,
     };
@@ -185,9 +184,19 @@ mod tests {
 
     fn to(destinations: &Destinations, address: &str) -> Result<(String, bool), &'static str> {
         let target = Target::Address(address.parse().unwrap());
-        let endpoints = destinations.endpoints(&snapshot(), &target)?;
-        let first = endpoints.first().ok_or("none")?;
-        Ok((first.address.to_string(), first.via == Via::Plaintext))
+        let snapshot = snapshot();
+        let mut endpoint = match route(&snapshot, &target)? {
+            Route::Endpoint(endpoint) => *endpoint,
+            Route::Service(service, port) => {
+                let (workload, port) = snapshot
+                    .ready_endpoints(service.name.as_str(), port)
+                    .next()
+                    .ok_or("none")?;
+                route::endpoint(workload, port)?
+            }
+        };
+        destinations.settle(&snapshot, &target, &mut endpoint)?;
+        Ok((endpoint.address.to_string(), endpoint.via == Via::Plaintext))
     }
 
     #[test]

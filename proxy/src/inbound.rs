@@ -11,16 +11,21 @@ use squire_mesh::{
     policy::MtlsMode,
     svid::{Role, VerifiedPeer, identify},
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{net::TcpStream, sync::oneshot, time::timeout};
 
 use crate::{
     accept::Accepted,
-    authorize::{self, Answer, Permit, Question, grounds},
+    authorize::{self, Answer, Question, grounds},
+    begin::{self, Asked, Begun},
     connection::{Carrier, Cut, Direction, Facts, Record},
     first_bytes::{self, First},
-    forward::{self, Interrupted},
+    forward::{self, Early, Interrupted},
+    http::{
+        Gate,
+        h1::{self, LinkWire, TcpWire, Wire},
+    },
     link::{
-        Event, Framing, Link,
+        Ended, Event, Framing, Link, LinkError, LinkStream,
         frame::{Control, ResetReason},
         framing_of,
     },
@@ -80,12 +85,16 @@ struct Arrival {
 }
 
 impl Arrival {
-    fn question<'a>(&self, peer: Option<&'a VerifiedPeer>) -> Question<'a> {
-        Question {
+    fn asked<'a>(&self, peer: Option<&'a VerifiedPeer>) -> Asked<'a> {
+        let question = Question {
             peer,
             remote: self.client,
             local: self.destination,
             port: self.port,
+        };
+        Asked {
+            question,
+            app: self.app,
         }
     }
 
@@ -115,7 +124,7 @@ impl Arrival {
 
 /// PERMISSIVE: mesh TLS if the client starts it; anything else passes as it is, without an identity.
 async fn permissive(shared: &Arc<Shared>, tcp: TcpStream, since: Instant, arrival: Arrival) {
-    let may_enter = match authorize::inbound(&shared.snapshot(), arrival.question(None)) {
+    let may_enter = match authorize::inbound(&shared.snapshot(), arrival.asked(None).question) {
         Answer::Permitted(permit, _) => Some(permit),
         Answer::Denied(_) | Answer::NotReady(_) => None,
     };
@@ -143,27 +152,45 @@ async fn plaintext(
         ..Facts::default()
     };
     let record = arrival.record(shared, shared.next_id(), since, facts);
-    let permit = match decide(shared, &record, &arrival, None) {
-        Ok(permit) => permit,
-        Err(outcome) => return record.close(&outcome),
-    };
-    let app = match app {
-        Some(app) => Ok(app),
-        None => Box::pin(shared.dialer.app(&permit, arrival.app)).await,
-    };
-    let app = match app {
-        Ok(app) => app,
-        Err(error) => return record.close(&Outcome::AppUnreachable(error)),
-    };
-    record.facts().upstream = Some(arrival.app);
-    match forward::plain(&permit, &tcp, &app, received, &record).await {
-        Ok(()) => record.close(&Outcome::Complete),
-        Err(interrupted) => {
-            socket::abort_on_close(&tcp);
-            socket::abort_on_close(&app);
-            record.close(&Outcome::Interrupted(interrupted));
+    let mut wire = TcpWire::new(tcp, received);
+    let begun = Box::pin(begin::begin(shared, &record, &arrival.asked(None), &mut wire, app)).await;
+    let outcome = match begun {
+        Begun::Http1 { app } => Box::pin(requests(shared, &record, &arrival, None, &mut wire, app)).await,
+        Begun::Bytes { permit, app } => {
+            let (tcp, received) = wire.into_parts();
+            let forwarded = forward::plain(&permit, &tcp, &app, &received, &record).await;
+            if forwarded.is_err() {
+                socket::abort_on_close(&tcp);
+                socket::abort_on_close(&app);
+            }
+            forwarded.map_or_else(Outcome::Interrupted, |()| Outcome::Complete)
         }
-    }
+        Begun::Refused(outcome) => outcome,
+    };
+    record.close(&outcome);
+}
+
+/// HTTP/1: each request passes the gate.
+async fn requests<D: Wire + Send>(
+    shared: &Arc<Shared>,
+    record: &Record,
+    arrival: &Arrival,
+    peer: Option<&Arc<VerifiedPeer>>,
+    wire: &mut D,
+    app: Option<TcpStream>,
+) -> Outcome {
+    let gate = Gate::new(
+        Arc::clone(shared),
+        Arc::clone(record),
+        peer.map(Arc::clone),
+        arrival.destination,
+        arrival.port,
+    );
+    let workload = authorize::workload_at(&shared.snapshot(), arrival.client, peer.map(|peer| &**peer));
+    record.facts().peer_workload = workload.map(|workload| workload.uid.clone());
+    record.count_in(shared.metrics.series_of(record));
+    let mut side = h1::Inbound::new(Arc::new(gate), arrival.app, app);
+    h1::serve(&shared.recorder, record, &shared.draining, wire, &mut side).await
 }
 
 /// A client that has to prove who it is.
@@ -234,9 +261,9 @@ async fn identified(shared: &Shared, tcp: TcpStream, received: Vec<u8>) -> Resul
 }
 
 /// `squire-tls/1`: the link is the application connection.
-async fn only_one(shared: &Arc<Shared>, mut link: Box<Link>, session: Session, since: Instant, arrival: Arrival) {
+async fn only_one(shared: &Arc<Shared>, link: Box<Link>, session: Session, since: Instant, arrival: Arrival) {
     let record = arrival.record(shared, shared.next_id(), since, session.facts(Framing::Plain));
-    if application(shared, &mut link, 0, record, &session, arrival).await == After::Complete {
+    if let After::Complete(link) = application(shared, link, 0, record, &session, arrival).await {
         link.close();
     }
 }
@@ -250,14 +277,16 @@ async fn one_after_another(shared: &Arc<Shared>, mut link: Box<Link>, mut sessio
             return link.close();
         };
         let record = arrival.record(shared, id, Instant::now(), session.facts(Framing::Squire));
-        let after = application(shared, &mut link, sequence, record, &session, arrival).await;
-        if after == After::Broken || link.flush().await.is_err() {
+        let complete;
+        (link, complete) = match application(shared, link, sequence, record, &session, arrival).await {
+            After::Complete(link) => (link, true),
+            After::Reset(link) => (link, false),
+            After::Broken => return,
+        };
+        if link.flush().await.is_err() {
             return;
         }
-        last = Some(Last {
-            sequence,
-            complete: after == After::Complete,
-        });
+        last = Some(Last { sequence, complete });
         session.served = true;
         session.handshake = None;
     }
@@ -305,89 +334,84 @@ async fn next_open(shared: &Shared, link: &mut Link, last: Option<Last>) -> Opti
 }
 
 /// What an application connection leaves of its link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum After {
     /// Both halves were closed in order.
-    Complete,
+    Complete(Box<Link>),
     /// RESET is on its way; the link can carry the next one.
-    Reset,
+    Reset(Box<Link>),
     /// The link is of no further use.
     Broken,
 }
 
-/// One application connection: authorize, dial, forward.
+/// One application connection: find out what it carries, then authorize, dial, forward.
 async fn application(
     shared: &Arc<Shared>,
-    link: &mut Link,
+    link: Box<Link>,
     sequence: u32,
     record: Record,
     session: &Session,
     arrival: Arrival,
 ) -> After {
-    let (after, outcome) = match admitted(shared, &record, session, &arrival).await {
-        Ok((permit, app)) => {
-            let forwarded = forward::mesh(&permit, link, &app, sequence, &record).await;
-            if forwarded.is_err() {
-                socket::abort_on_close(&app);
-            }
-            ended(link, sequence, forwarded)
+    let framing = link.framing();
+    let (returning, mut returned) = oneshot::channel();
+    let give_back = move |link, ended| drop(returning.send((link, ended)));
+    let mut wire = LinkWire::new(LinkStream::accepted(link, sequence, Box::new(give_back)));
+    let begun = match grounds(&shared.snapshot(), &session.peer, SystemTime::now()) {
+        Ok(()) => {
+            let asked = arrival.asked(Some(&session.peer));
+            Box::pin(begin::begin(shared, &record, &asked, &mut wire, None)).await
         }
-        Err(outcome) => {
-            let reason = match outcome {
+        Err(cut) => Begun::Refused(Outcome::Interrupted(Interrupted::Cut(cut))),
+    };
+    let (after, outcome) = match begun {
+        Begun::Http1 { app } => {
+            let peer = Some(&session.peer);
+            let outcome = Box::pin(requests(shared, &record, &arrival, peer, &mut wire, app)).await;
+            drop(wire);
+            (handed_back(&mut returned, framing), outcome)
+        }
+        Begun::Bytes { permit, app } => match wire.into_link() {
+            None => (After::Broken, Outcome::Interrupted(LinkError::Truncated.into())),
+            Some((mut link, received)) => {
+                let early = Early {
+                    to_app: &received,
+                    ..Early::default()
+                };
+                let forwarded = forward::mesh(&permit, &mut link, &app, early, sequence, &record).await;
+                if forwarded.is_err() {
+                    socket::abort_on_close(&app);
+                }
+                ended(link, sequence, forwarded)
+            }
+        },
+        Begun::Refused(outcome) => {
+            wire.abort_for(match outcome {
                 Outcome::AppUnreachable(_) => ResetReason::Unreachable,
                 _ => ResetReason::Denied,
-            };
-            (reset(link, sequence, reason), outcome)
+            });
+            (handed_back(&mut returned, framing), outcome)
         }
     };
     record.close(&outcome);
-    if after == After::Broken || grounds(&shared.snapshot(), &session.peer, SystemTime::now()).is_err() {
+    if grounds(&shared.snapshot(), &session.peer, SystemTime::now()).is_err() {
         return After::Broken;
     }
     after
 }
 
-/// Asks policy, then reaches for the application.
-async fn admitted(
-    shared: &Arc<Shared>,
-    record: &Record,
-    session: &Session,
-    arrival: &Arrival,
-) -> Result<(Permit, TcpStream), Outcome> {
-    grounds(&shared.snapshot(), &session.peer, SystemTime::now())
-        .map_err(|cut| Outcome::Interrupted(Interrupted::Cut(cut)))?;
-    let permit = decide(shared, record, arrival, Some(&session.peer))?;
-    let app = Box::pin(shared.dialer.app(&permit, arrival.app))
-        .await
-        .map_err(Outcome::AppUnreachable)?;
-    record.facts().upstream = Some(arrival.app);
-    Ok((permit, app))
+/// The link that a byte stream has left behind.
+fn handed_back(returned: &mut oneshot::Receiver<(Box<Link>, Ended)>, framing: Framing) -> After {
+    match (returned.try_recv(), framing) {
+        (Ok((link, Ended::Complete)), _) => After::Complete(link),
+        (Ok((link, Ended::Aborted { .. })), Framing::Squire) => After::Reset(link),
+        (Ok((_, Ended::Aborted { .. })), Framing::Plain) | (Err(_), _) => After::Broken,
+    }
 }
 
-/// Asks policy and notes the answer in the record. The record is registered by now, so a policy that changes from here
-/// on finds the connection and judges it again.
-fn decide(shared: &Shared, record: &Record, arrival: &Arrival, peer: Option<&VerifiedPeer>) -> Result<Permit, Outcome> {
-    let snapshot = shared.snapshot();
-    let answer = authorize::inbound(&snapshot, arrival.question(peer));
-    let workload = authorize::workload_at(&snapshot, arrival.client, peer);
-    let mut facts = record.facts();
-    facts.peer_workload = workload.map(|workload| workload.uid.clone());
-    let (result, decision) = match answer {
-        Answer::Permitted(permit, decision) => (Ok(permit), decision),
-        Answer::Denied(decision) => (Err(Outcome::Denied), decision),
-        Answer::NotReady(what) => return Err(Outcome::NotReady(what)),
-    };
-    shared.metrics.decided(Direction::Inbound, &decision);
-    facts.decision = Some(decision);
-    drop(facts);
-    record.count_in(shared.metrics.series_of(record));
-    result
-}
-
-/// How an application connection ended, and what follows for its link.
-fn ended(link: &mut Link, sequence: u32, forwarded: Result<(), Interrupted>) -> (After, Outcome) {
+/// How an application connection of bytes ended, and what follows for its link.
+fn ended(link: Box<Link>, sequence: u32, forwarded: Result<(), Interrupted>) -> (After, Outcome) {
     let Err(interrupted) = forwarded else {
-        return (After::Complete, Outcome::Complete);
+        return (After::Complete(link), Outcome::Complete);
     };
     let after = match &interrupted {
         Interrupted::Link(_) | Interrupted::Far(_) => After::Broken,
@@ -400,12 +424,12 @@ fn ended(link: &mut Link, sequence: u32, forwarded: Result<(), Interrupted>) -> 
 }
 
 /// Aborts the application connection; the link survives where its framing can tell the next one from this.
-fn reset(link: &mut Link, sequence: u32, reason: ResetReason) -> After {
+fn reset(mut link: Box<Link>, sequence: u32, reason: ResetReason) -> After {
     link.discard();
     match link.framing() {
         Framing::Squire => {
             link.push(Control::Reset { sequence, reason });
-            After::Reset
+            After::Reset(link)
         }
         Framing::Plain => {
             // Nothing may look like an orderly end: no close_notify, and RST instead of FIN.

@@ -8,6 +8,7 @@ mod access_log;
 pub mod admin;
 mod authorize;
 pub mod backoff;
+mod begin;
 pub mod channel;
 mod chunk;
 pub mod config;

@@ -1,27 +1,41 @@
 //! Application to peer, in order: accept → route → (egress policy) → link from the pool or dialled → forward → close.
 //! This page knows the order; the steps live elsewhere.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use tokio::{net::TcpStream, task::yield_now};
 
 use crate::{
     accept::Accepted,
     authorize::{self, Answer, Permit, Question},
-    connection::{Carrier, Connection, Direction, Facts, Record},
+    connection::{Application, Carrier, Connection, Direction, Facts, Record},
     destinations::of_family,
     dial::DialError,
-    forward::{self, Interrupted},
+    forward::{self, Early, Interrupted},
+    http::{
+        Declared, Way, detect,
+        h1::{self, IdleUp, LinkWire, TcpWire, UpKey, UpWire, Wire as _},
+    },
     link::{
-        Framing,
+        Event, Framing, Link, LinkStream,
         frame::{Control, ResetReason},
     },
     outcome::Outcome,
     pool::{Key, Leased},
-    route::{Endpoint, Target, Via},
+    route::{Endpoint, Route, Target, Via, route},
     shared::Shared,
     socket,
+    traffic::TryResult,
 };
+
+/// Endpoints tried before a connection is given up.
+const TRIES: usize = 3;
 
 /// One accepted connection, from its first byte to its last.
 pub(crate) async fn serve(shared: Arc<Shared>, accepted: Accepted, target: Target) {
@@ -47,41 +61,332 @@ pub(crate) async fn serve(shared: Arc<Shared>, accepted: Accepted, target: Targe
     let record = shared
         .recorder
         .open(Direction::Outbound, id, since, (client, destination), facts);
-    let outcome = attempt(&shared, &app, &record, &target).await;
-    if !matches!(outcome, Outcome::Complete) {
-        socket::abort_on_close(&app);
-    }
+    let outcome = attempt(&shared, app, &record, &target).await;
     record.close(&outcome);
 }
 
-async fn attempt(shared: &Arc<Shared>, app: &TcpStream, record: &Record, target: &Target) -> Outcome {
-    let snapshot = shared.snapshot();
-    let endpoints = match shared.destinations.endpoints(&snapshot, target) {
-        Ok(endpoints) => endpoints,
-        Err(why) => return Outcome::NoRoute(why),
+async fn attempt(shared: &Arc<Shared>, app: TcpStream, record: &Record, target: &Target) -> Outcome {
+    let route = match route(&shared.snapshot(), target) {
+        Ok(route) => route,
+        Err(why) => {
+            socket::abort_on_close(&app);
+            return Outcome::NoRoute(why);
+        }
     };
-    drop(snapshot);
+    let declared = route.declared();
+    let mut wire = TcpWire::new(app, &[]);
+    // An application that speaks first has usually done so by the time the runtime has looked; then nothing has to be
+    // opened to find out what it speaks, and OPEN and its first bytes share one record. Nobody waits: at most one turn of
+    // the event loop is spent.
+    yield_now().await;
+    let seen = match heard(&mut wire, record, declared).await {
+        Ok(seen) => seen,
+        Err(interrupted) => return abandon(wire, Outcome::Interrupted(interrupted)),
+    };
+    if seen == Application::Http1 {
+        return Box::pin(requests(shared, record, (route, target.clone()), &mut wire, None)).await;
+    }
+    Box::pin(bytes(shared, record, (route, target.clone()), wire, seen)).await
+}
+
+/// What the application has said so far. Waited for only where nothing else can be done: in the middle of a first line, or
+/// where HTTP is declared.
+async fn heard(wire: &mut TcpWire, record: &Record, declared: Declared) -> Result<Application, Interrupted> {
+    if declared == Declared::Bytes {
+        return Ok(Application::Bytes);
+    }
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(cut) = record.poll_cut(cx) {
+                return Poll::Ready(Err(Interrupted::Cut(cut)));
+            }
+            match wire.poll_fill(cx) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Application::Bytes)),
+                Poll::Ready(Ok(_)) => match detect(wire.input(), declared) {
+                    Application::Unknown => {}
+                    seen => return Poll::Ready(Ok(seen)),
+                },
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(record.near_failed(error))),
+                Poll::Pending if wire.input().is_empty() && declared == Declared::Nothing => {
+                    return Poll::Ready(Ok(Application::Unknown));
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
+/// HTTP/1: each request finds its own way.
+async fn requests(
+    shared: &Arc<Shared>,
+    record: &Record,
+    (route, target): (Route, Target),
+    wire: &mut TcpWire,
+    open: Option<(UpKey, IdleUp)>,
+) -> Outcome {
+    let way = Way {
+        shared: Arc::clone(shared),
+        connection: Arc::clone(record),
+        route,
+        target,
+    };
+    let mut side = h1::Outbound::new(way, open);
+    h1::serve(&shared.recorder, record, &shared.draining, wire, &mut side).await
+}
+
+/// Bytes, or something that is not known yet (`seen`): reaches for an endpoint at once.
+async fn bytes(
+    shared: &Arc<Shared>,
+    record: &Record,
+    to: (Route, Target),
+    wire: TcpWire,
+    seen: Application,
+) -> Outcome {
+    let (route, target) = &to;
+    let mut tried = Vec::new();
     let mut last = Outcome::NoRoute("no endpoint");
-    for endpoint in endpoints {
+    while tried.len() < TRIES {
+        let (mut endpoint, mut picked) = match route {
+            Route::Endpoint(endpoint) => (Endpoint::clone(endpoint), None),
+            Route::Service(service, port) => {
+                let (snapshot, service) = (shared.snapshot(), service.name.as_str());
+                let traffic = &shared.traffic;
+                match traffic.pick_connection(&snapshot, service, *port, &tried, Instant::now()) {
+                    Ok(picked) => (picked.endpoint().clone(), Some(picked)),
+                    Err(_) => {
+                        return abandon(
+                            wire,
+                            Outcome::NoRoute("the service has no ready endpoint for that port"),
+                        );
+                    }
+                }
+            }
+        };
+        let address = endpoint.address;
+        if tried.contains(&address) {
+            break;
+        }
+        if let Err(why) = shared.destinations.settle(&shared.snapshot(), target, &mut endpoint) {
+            return abandon(wire, Outcome::NoRoute(why));
+        }
         let permit = match decide(shared, record, &endpoint) {
             Ok(permit) => permit,
-            Err(outcome) => return outcome,
+            Err(outcome) => return abandon(wire, outcome),
         };
-        let opened = match &endpoint.via {
-            Via::Plaintext => Box::pin(plaintext(shared, app, record, &endpoint, &permit)).await,
-            Via::Mesh(_, Framing::Squire) => Box::pin(pooled(shared, app, record, &endpoint, &permit)).await,
-            Via::Mesh(_, Framing::Plain) => Box::pin(unpooled(shared, app, record, &endpoint, &permit)).await,
+        let begun = Instant::now();
+        let opened = Box::pin(open(shared, record, &endpoint)).await;
+        let result = if opened.is_ok() {
+            TryResult::Success
+        } else {
+            TryResult::Failure
         };
+        if let Some(picked) = &mut picked {
+            picked.responded(result, begun.elapsed(), Instant::now());
+        }
         match opened {
-            Ok(outcome) => return outcome,
+            Ok(opened) => return Box::pin(carry(shared, record, to, wire, seen, opened, permit)).await,
             // Nothing was sent yet: another endpoint may do.
             Err(error) => {
                 tracing::debug!(address = %endpoint.address, %error, "endpoint not reached");
+                tried.push(address);
                 last = Outcome::Unreachable(error);
             }
         }
     }
-    last
+    abandon(wire, last)
+}
+
+/// Ends the application's connection as a failure.
+fn abandon(mut wire: TcpWire, outcome: Outcome) -> Outcome {
+    wire.abort();
+    outcome
+}
+
+/// An upstream that has been reached, and nothing sent to it.
+enum Opened {
+    Plaintext(TcpStream, SocketAddr),
+    /// `squire/1`, with OPEN waiting to be sent.
+    Pooled(Key, Leased),
+    /// `squire-tls/1`.
+    Alone(Box<Link>),
+}
+
+async fn open(shared: &Arc<Shared>, record: &Record, endpoint: &Endpoint) -> Result<Opened, DialError> {
+    let from = shared.source(&shared.snapshot());
+    let address = endpoint.address;
+    match &endpoint.via {
+        Via::Plaintext => {
+            let from = endpoint.workload.as_ref().and(from);
+            let far = Box::pin(shared.dialer.tcp(address, from)).await?;
+            socket::tune(&socket2::SockRef::from(&far));
+            record.facts().carrier = Carrier::Plaintext;
+            record.count_in(shared.metrics.series_of(record));
+            Ok(Opened::Plaintext(far, address))
+        }
+        Via::Mesh(peer, framing @ Framing::Squire) => {
+            let peer = peer.clone();
+            let key = Key { peer, address, from };
+            let mut leased = Box::pin(shared.pool.lease(&key)).await?;
+            let (parameters, handshake) = (leased.parameters, leased.handshake);
+            note(record, &leased.peer, *framing, parameters, handshake);
+            record.count_in(shared.metrics.series_of(record));
+            leased.link.push(Control::Open {
+                sequence: leased.sequence,
+                id: record.id,
+            });
+            Ok(Opened::Pooled(key, leased))
+        }
+        Via::Mesh(peer, framing @ Framing::Plain) => {
+            let credentials = shared.credentials.borrow().clone().ok_or(DialError::NoIdentity)?;
+            let dialled = Box::pin(shared.dialer.mesh(&credentials, peer, *framing, address, from)).await?;
+            let (parameters, took) = (dialled.parameters, Some(dialled.took));
+            note(record, &dialled.peer, *framing, parameters, took);
+            record.count_in(shared.metrics.series_of(record));
+            Ok(Opened::Alone(dialled.link))
+        }
+    }
+}
+
+/// Goes on with an upstream that has been reached: whoever speaks first shows what is spoken.
+async fn carry(
+    shared: &Arc<Shared>,
+    record: &Record,
+    to: (Route, Target),
+    mut wire: TcpWire,
+    mut seen: Application,
+    mut opened: Opened,
+    permit: Permit,
+) -> Outcome {
+    if seen == Application::Unknown {
+        seen = match first_words(&mut wire, &mut opened, record).await {
+            Ok(seen) => seen,
+            Err(interrupted) => return over(shared, opened, abandon(wire, Outcome::Interrupted(interrupted))),
+        };
+    }
+    if seen == Application::Http1 {
+        let open = kept(shared, record, opened);
+        return Box::pin(requests(shared, record, to, &mut wire, Some(open))).await;
+    }
+    record.facts().application = Application::Bytes;
+    let (app, received) = wire.into_parts();
+    let early = Early {
+        to_peer: &received,
+        ..Early::default()
+    };
+    let forwarded = match &mut opened {
+        Opened::Plaintext(far, _) => forward::plain(&permit, &app, far, &received, record).await,
+        Opened::Pooled(_, leased) => {
+            forward::mesh(&permit, &mut leased.link, &app, early, leased.sequence, record).await
+        }
+        Opened::Alone(link) => forward::mesh(&permit, link, &app, early, 0, record).await,
+    };
+    let outcome = forwarded.map_or_else(Outcome::Interrupted, |()| Outcome::Complete);
+    if !matches!(outcome, Outcome::Complete) {
+        socket::abort_on_close(&app);
+    }
+    over(shared, opened, outcome)
+}
+
+/// Waits until one side speaks; the peer's squire is told of the connection, so that its application may be the first.
+async fn first_words(wire: &mut TcpWire, opened: &mut Opened, record: &Record) -> Result<Application, Interrupted> {
+    poll_fn(|cx| {
+        if let Poll::Ready(cut) = record.poll_cut(cx) {
+            return Poll::Ready(Err(Interrupted::Cut(cut)));
+        }
+        loop {
+            match wire.poll_fill(cx) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Application::Bytes)),
+                Poll::Ready(Ok(_)) => match detect(wire.input(), Declared::Nothing) {
+                    Application::Unknown => {}
+                    seen => return Poll::Ready(Ok(seen)),
+                },
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(record.near_failed(error))),
+                Poll::Pending => break,
+            }
+        }
+        let link = match opened {
+            Opened::Plaintext(far, _) => {
+                return far.poll_read_ready(cx).map(|_| Ok(Application::Bytes));
+            }
+            Opened::Pooled(_, leased) => &mut leased.link,
+            Opened::Alone(link) => link,
+        };
+        if let Poll::Ready(Err(error)) = link.poll_flush(cx) {
+            return Poll::Ready(Err(error.into()));
+        }
+        if link.has_data() {
+            return Poll::Ready(Ok(Application::Bytes));
+        }
+        let event = match link.poll_event(cx) {
+            Poll::Ready(Ok(event)) => event,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+            Poll::Pending => return Poll::Pending,
+        };
+        if event != Event::Data {
+            link.unread(event);
+        }
+        Poll::Ready(Ok(Application::Bytes))
+    })
+    .await
+}
+
+/// The upstream that has been reached, for the first request.
+fn kept(shared: &Arc<Shared>, record: &Record, opened: Opened) -> (UpKey, IdleUp) {
+    let series = shared.metrics.series_of(record);
+    let (key, wire, peer, generation) = match opened {
+        Opened::Plaintext(far, address) => {
+            let wire = UpWire::Tcp(Box::new(TcpWire::new(far, &[])));
+            (UpKey { address, peer: None }, wire, None, 0)
+        }
+        Opened::Pooled(key, leased) => {
+            let up = UpKey {
+                address: key.address,
+                peer: Some(key.peer.clone()),
+            };
+            let (peer, generation) = (Arc::clone(&leased.peer), leased.generation);
+            let stream = shared.pool.stream_begun(key, leased);
+            (
+                up,
+                UpWire::Link(Box::new(LinkWire::new(stream))),
+                Some(peer),
+                generation,
+            )
+        }
+        Opened::Alone(link) => {
+            let facts = record.facts();
+            let peer = facts.peer.clone();
+            let up = UpKey {
+                address: facts.upstream.unwrap_or(record.destination),
+                peer: peer.as_ref().map(|peer| peer.id().clone()),
+            };
+            let stream = LinkStream::accepted(link, 0, Box::new(|_, _| {}));
+            (
+                up,
+                UpWire::Link(Box::new(LinkWire::new(stream))),
+                peer,
+                shared.generation(),
+            )
+        }
+    };
+    (key, IdleUp::new(wire, peer, generation, series))
+}
+
+/// Gives back what can be used again.
+fn over(shared: &Arc<Shared>, opened: Opened, outcome: Outcome) -> Outcome {
+    let interrupted = match &outcome {
+        Outcome::Interrupted(interrupted) => Some(interrupted),
+        _ => None,
+    };
+    match (opened, interrupted) {
+        (Opened::Pooled(key, leased), None) => shared.pool.give_back(&key, leased),
+        (Opened::Pooled(key, leased), Some(interrupted)) => settle(shared, key, leased, interrupted),
+        (Opened::Alone(link), None) => link.close(),
+        (Opened::Alone(link), Some(_)) => socket::abort_on_close(link.tcp()),
+        (Opened::Plaintext(far, _), Some(_)) => socket::abort_on_close(&far),
+        (Opened::Plaintext(..), None) => {}
+    }
+    outcome
 }
 
 /// Egress policy, noted in the record. The record is registered by now, so a policy that changes from here on finds it.
@@ -110,77 +415,6 @@ pub(crate) fn decide(shared: &Shared, record: &Connection, endpoint: &Endpoint) 
     result
 }
 
-/// To where no mutual TLS is spoken.
-async fn plaintext(
-    shared: &Shared,
-    app: &TcpStream,
-    record: &Record,
-    endpoint: &Endpoint,
-    permit: &Permit,
-) -> Result<Outcome, DialError> {
-    let from = endpoint
-        .workload
-        .as_ref()
-        .and_then(|_| shared.source(&shared.snapshot()));
-    let far = Box::pin(shared.dialer.tcp(endpoint.address, from)).await?;
-    socket::tune(&socket2::SockRef::from(&far));
-    record.facts().carrier = Carrier::Plaintext;
-    record.count_in(shared.metrics.series_of(record));
-    Ok(match forward::plain(permit, app, &far, &[], record).await {
-        Ok(()) => Outcome::Complete,
-        Err(interrupted) => {
-            socket::abort_on_close(&far);
-            Outcome::Interrupted(interrupted)
-        }
-    })
-}
-
-/// `squire/1`: a link from the pool, given back afterwards.
-async fn pooled(
-    shared: &Arc<Shared>,
-    app: &TcpStream,
-    record: &Record,
-    endpoint: &Endpoint,
-    permit: &Permit,
-) -> Result<Outcome, DialError> {
-    let Via::Mesh(peer, _) = &endpoint.via else {
-        return Err(DialError::NoIdentity);
-    };
-    let from = shared.source(&shared.snapshot());
-    let key = Key {
-        peer: peer.clone(),
-        address: endpoint.address,
-        from,
-    };
-    let mut leased = Box::pin(shared.pool.lease(&key)).await?;
-    note(
-        shared,
-        record,
-        &leased.peer,
-        Framing::Squire,
-        leased.parameters,
-        leased.handshake,
-    );
-    leased.link.push(Control::Open {
-        sequence: leased.sequence,
-        id: record.id,
-    });
-    // An application that speaks first has usually done so by the time the runtime has looked: OPEN and its first bytes
-    // then share one record. Nobody waits: at most one turn of the event loop is spent.
-    yield_now().await;
-    let forwarded = forward::mesh(permit, &mut leased.link, app, leased.sequence, record).await;
-    Ok(match forwarded {
-        Ok(()) => {
-            shared.pool.give_back(&key, leased);
-            Outcome::Complete
-        }
-        Err(interrupted) => {
-            settle(shared, key, leased, &interrupted);
-            Outcome::Interrupted(interrupted)
-        }
-    })
-}
-
 /// After an abort: the link goes back to the pool once both ends agree that the application connection is over.
 fn settle(shared: &Arc<Shared>, key: Key, mut leased: Leased, interrupted: &Interrupted) {
     let sequence = leased.sequence;
@@ -198,44 +432,8 @@ fn settle(shared: &Arc<Shared>, key: Key, mut leased: Leased, interrupted: &Inte
     }
 }
 
-/// `squire-tls/1`: a link of its own, closed with the application connection.
-async fn unpooled(
-    shared: &Shared,
-    app: &TcpStream,
-    record: &Record,
-    endpoint: &Endpoint,
-    permit: &Permit,
-) -> Result<Outcome, DialError> {
-    let Via::Mesh(peer, framing) = &endpoint.via else {
-        return Err(DialError::NoIdentity);
-    };
-    let credentials = shared.credentials.borrow().clone().ok_or(DialError::NoIdentity)?;
-    let from = shared.source(&shared.snapshot());
-    let dialled = Box::pin(shared.dialer.mesh(&credentials, peer, *framing, endpoint.address, from)).await?;
-    note(
-        shared,
-        record,
-        &dialled.peer,
-        *framing,
-        dialled.parameters,
-        Some(dialled.took),
-    );
-    let mut link = dialled.link;
-    Ok(match forward::mesh(permit, &mut link, app, 0, record).await {
-        Ok(()) => {
-            link.close();
-            Outcome::Complete
-        }
-        Err(interrupted) => {
-            socket::abort_on_close(link.tcp());
-            Outcome::Interrupted(interrupted)
-        }
-    })
-}
-
 /// Notes in the record whom the connection leads to and how.
 pub(crate) fn note(
-    shared: &Shared,
     record: &Connection,
     peer: &Arc<squire_mesh::svid::VerifiedPeer>,
     framing: Framing,
@@ -248,6 +446,4 @@ pub(crate) fn note(
     facts.tls = Some(parameters);
     facts.reused = handshake.is_none();
     facts.handshake = handshake;
-    drop(facts);
-    record.count_in(shared.metrics.series_of(record));
 }

@@ -18,7 +18,7 @@ use crate::{
     authorize::grounds,
     credentials::{Credentials, CredentialsWatch},
     dial::{DialError, Dialer},
-    link::{Ended, Event, Framing, Link, LinkStream},
+    link::{Ended, Event, Framing, Link, LinkStream, frame::Control},
     metrics::{LinkEvent, Metrics},
     state::State,
     tls::handshake::Parameters,
@@ -154,7 +154,14 @@ impl Pool {
     }
 
     /// Begins an application connection named `id` on a leased link, as a byte stream that brings the link back.
-    pub(crate) fn stream(self: &Arc<Self>, key: Key, leased: Leased, id: u64) -> LinkStream {
+    pub(crate) fn stream(self: &Arc<Self>, key: Key, mut leased: Leased, id: u64) -> LinkStream {
+        let sequence = leased.sequence;
+        leased.link.push(Control::Open { sequence, id });
+        self.stream_begun(key, leased)
+    }
+
+    /// The application connection that has been begun on a leased link, as a byte stream that brings the link back.
+    pub(crate) fn stream_begun(self: &Arc<Self>, key: Key, leased: Leased) -> LinkStream {
         let Leased {
             link,
             peer,
@@ -178,7 +185,7 @@ impl Pool {
                 Ended::Aborted { answered } => pool.settle(key, leased, answered),
             }
         };
-        LinkStream::open(link, sequence, id, Box::new(give_back))
+        LinkStream::accepted(link, sequence, Box::new(give_back))
     }
 
     /// Closes what is old, lost or no longer ours; called every few seconds and whenever trust changes.

@@ -1,19 +1,16 @@
 //! Where an outbound connection goes: from the address the application dialled to the endpoints that may serve it, by
 //! the tables the control plane pushed. Decides no policy and opens nothing.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use squire_mesh::{
     spiffe::SpiffeId,
-    workload::{Transport, Workload},
+    workload::{Service, Transport, Workload},
 };
 
 use crate::{
     config::{Host, HostPort},
-    destinations::of_family,
+    http::Declared,
     link::Framing,
     state::{Named, Snapshot},
 };
@@ -45,11 +42,30 @@ pub(crate) struct Endpoint {
     pub(crate) workload: Option<Arc<Workload>>,
 }
 
-/// Endpoints tried before a connection is given up.
-const TRIES: usize = 3;
+/// Where a connection or request goes.
+#[derive(Debug, Clone)]
+pub(crate) enum Route {
+    /// To a port of a Service: any of its endpoints.
+    Service(Arc<Service>, u16),
+    /// To this endpoint and no other.
+    Endpoint(Box<Endpoint>),
+}
 
-/// The endpoints to try, in order.
-pub(crate) fn route(snapshot: &Snapshot, target: &Target) -> Result<Vec<Endpoint>, &'static str> {
+impl Route {
+    /// What is declared to be spoken there.
+    pub(crate) fn declared(&self) -> Declared {
+        Declared::of(match self {
+            Self::Service(service, port) => service.port(*port).and_then(|port| port.app_protocol.as_deref()),
+            Self::Endpoint(endpoint) => {
+                let workload = endpoint.workload.as_deref();
+                workload.and_then(|workload| workload.app_protocol(endpoint.address.port()))
+            }
+        })
+    }
+}
+
+/// Where the target leads.
+pub(crate) fn route(snapshot: &Snapshot, target: &Target) -> Result<Route, &'static str> {
     match target {
         Target::Address(address) => by_address(snapshot, *address),
         Target::Name(HostPort {
@@ -60,21 +76,21 @@ pub(crate) fn route(snapshot: &Snapshot, target: &Target) -> Result<Vec<Endpoint
             host: Host::Name(name),
             port,
         }) => match snapshot.named(name) {
-            Some(Named::Service(service)) => by_service(snapshot, service.name.as_str(), *port, None),
-            Some(Named::Workload(workload)) => Ok(vec![endpoint(workload, *port, None)?]),
+            Some(Named::Service(service)) => Ok(Route::Service(Arc::clone(service), *port)),
+            Some(Named::Workload(workload)) => Ok(Route::Endpoint(Box::new(endpoint(workload, *port)?))),
             None => Err("no service or workload of that name is known to the mesh"),
         },
     }
 }
 
-fn by_address(snapshot: &Snapshot, address: SocketAddr) -> Result<Vec<Endpoint>, &'static str> {
+fn by_address(snapshot: &Snapshot, address: SocketAddr) -> Result<Route, &'static str> {
     if let Some(service) = snapshot.service_at(address.ip()) {
-        return by_service(snapshot, service.name.as_str(), address.port(), Some(address.ip()));
+        return Ok(Route::Service(Arc::clone(service), address.port()));
     }
     let workload = snapshot
         .workloads_at(address.ip())
         .find(|workload| !workload.host_network);
-    Ok(vec![match workload {
+    Ok(Route::Endpoint(Box::new(match workload {
         Some(workload) => Endpoint {
             address,
             via: via(workload, address.port())?,
@@ -85,39 +101,14 @@ fn by_address(snapshot: &Snapshot, address: SocketAddr) -> Result<Vec<Endpoint>,
             via: Via::Plaintext,
             workload: None,
         },
-    }])
+    })))
 }
 
-/// `like`: the address that was dialled; endpoints are then dialled in its family, if they can be.
-fn by_service(
-    snapshot: &Snapshot,
-    service: &str,
-    port: u16,
-    like: Option<IpAddr>,
-) -> Result<Vec<Endpoint>, &'static str> {
-    let mut ready: Vec<_> = snapshot.ready_endpoints(service, port).collect();
-    if ready.is_empty() {
-        return Err("the service has no ready endpoint for that port");
-    }
-    // A random few, each endpoint as likely as the next.
-    let count = ready.len().min(TRIES);
-    for index in 0..count {
-        let other = rand::random_range(index..ready.len());
-        ready.swap(index, other);
-    }
-    ready[..count]
-        .iter()
-        .map(|(workload, port)| endpoint(workload, *port, like))
-        .collect()
-}
-
-/// How a workload is reached on a port; `like`: in the family of this address, if it can be.
-pub(crate) fn endpoint(workload: &Arc<Workload>, port: u16, like: Option<IpAddr>) -> Result<Endpoint, &'static str> {
-    let addresses = &workload.addresses;
-    let ip = like.map_or(addresses.first().copied(), |like| of_family(addresses, like));
-    let ip = ip.ok_or("the workload has no address")?;
+/// How a workload is reached on a port.
+pub(crate) fn endpoint(workload: &Arc<Workload>, port: u16) -> Result<Endpoint, &'static str> {
+    let ip = workload.addresses.first().ok_or("the workload has no address")?;
     Ok(Endpoint {
-        address: SocketAddr::new(ip, port),
+        address: SocketAddr::new(*ip, port),
         via: via(workload, port)?,
         workload: Some(Arc::clone(workload)),
     })

@@ -6,12 +6,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use squire_mesh::policy::Why;
+use squire_mesh::policy::{Decision, Why};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    authorize::{self, Answer, Question, grounds},
+    authorize::{self, Answer, OnConnection, Question, grounds},
     connection::{Carrier, Connection, Cut, Direction},
     destinations::of_family,
     shared::Shared,
@@ -80,13 +80,14 @@ fn judge_all(shared: &Shared, snapshot: &Snapshot, policy_too: bool) {
 
 /// Whether a live connection would be let in now.
 fn judge(snapshot: &Snapshot, connection: &Connection, now: SystemTime, policy_too: bool) -> Result<(), Cut> {
-    let (peer, port, upstream, carrier, judged) = {
+    let (peer, port, upstream, carrier, application, judged) = {
         let facts = connection.facts();
         (
             facts.peer.clone(),
             facts.port,
             facts.upstream,
             facts.carrier,
+            facts.application,
             facts.decision.is_some(),
         )
     };
@@ -104,6 +105,16 @@ fn judge(snapshot: &Snapshot, connection: &Connection, now: SystemTime, policy_t
                 local: connection.destination,
                 port,
             };
+            if application.is_http() {
+                return match authorize::connection(snapshot, question) {
+                    OnConnection::Decided(decision) if !decision.is_allowed() => Err(denied(connection, decision)),
+                    OnConnection::Decided(_) => Ok(()),
+                    OnConnection::PerRequest => {
+                        connection.judge_again();
+                        Ok(())
+                    }
+                };
+            }
             authorize::inbound(snapshot, question)
         }
         (Direction::Outbound, Some(upstream)) => {
@@ -126,11 +137,13 @@ fn judge(snapshot: &Snapshot, connection: &Connection, now: SystemTime, policy_t
             connection.facts().decision = Some(decision);
             Ok(())
         }
-        Answer::Denied(decision) => {
-            let moved = decision.why == Why::AddressIdentityMismatch;
-            connection.facts().decision = Some(decision);
-            Err(if moved { Cut::Address } else { Cut::Policy })
-        }
+        Answer::Denied(decision) => Err(denied(connection, decision)),
         Answer::NotReady(_) => Err(Cut::Policy),
     }
+}
+
+fn denied(connection: &Connection, decision: Decision) -> Cut {
+    let moved = decision.why == Why::AddressIdentityMismatch;
+    connection.facts().decision = Some(decision);
+    if moved { Cut::Address } else { Cut::Policy }
 }

@@ -126,6 +126,7 @@ impl Gate {
         };
         if let Answer::Permitted(_, decision) | Answer::Denied(decision) = &answer {
             self.shared.metrics.decided(Direction::Inbound, decision);
+            self.connection.facts().decision = Some(decision.clone());
         }
         answer
     }

@@ -22,5 +22,5 @@ pub(crate) use self::{
     gate::{Admitted, Gate, Refused, Standing},
     reply::LocalReply,
     view::{Fields, RequestView, Version},
-    way::{Chosen, Way},
+    way::{Chosen, Course, Way},
 };

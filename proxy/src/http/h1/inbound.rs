@@ -10,7 +10,7 @@ use super::{
     serve::{Prepared, Side},
     wire::{TcpWire, Wire as _},
 };
-use crate::http::{Edits, Flag, Forwarded, Gate, LocalReply, Refused, RequestView};
+use crate::http::{Course, Flag, Forwarded, Gate, LocalReply, Refused, RequestView};
 
 /// The inbound side of one connection.
 pub(crate) struct Inbound {
@@ -37,8 +37,22 @@ impl Inbound {
 
 impl Side for Inbound {
     type Up = TcpWire;
+    type Course = ();
 
-    async fn prepare(&mut self, view: &RequestView<'_>, _tried: &[SocketAddr]) -> Result<Prepared<TcpWire>, Refused> {
+    fn plan(&self, _view: &RequestView<'_>) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn routed(_course: &()) -> Option<&Course> {
+        None
+    }
+
+    async fn prepare(
+        &mut self,
+        view: &RequestView<'_>,
+        _course: &(),
+        _tried: &[SocketAddr],
+    ) -> Result<Prepared<TcpWire>, Refused> {
         let admitted = self.gate.admit(view).await?;
         let (up, reused) = match self.idle.take().filter_map_quiet() {
             Some(up) => (up, self.used),
@@ -62,9 +76,7 @@ impl Side for Inbound {
             address: self.app,
             reused,
             edits: admitted.edits,
-            response_edits: Edits::default(),
-            timeout: None,
-            route: None,
+            picked: None,
             series: None,
             decision: Some(admitted.decision),
             standing: admitted.standing,

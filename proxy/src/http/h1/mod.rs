@@ -11,7 +11,7 @@ mod serve;
 mod wire;
 
 pub(crate) use self::{
-    idle::IdleUpstreams,
+    idle::{IdleUp, IdleUpstreams, UpKey},
     inbound::Inbound,
     outbound::{Outbound, UpWire},
     serve::serve,

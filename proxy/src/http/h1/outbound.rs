@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use squire_mesh::policy::PathNormalization;
@@ -21,11 +21,12 @@ use super::{
 use crate::{
     connection::Carrier,
     dial::DialError,
-    http::{Chosen, Edits, Flag, Forwarded, Gate, LocalReply, Refused, RequestView, Standing, Way},
+    http::{Chosen, Course, Flag, Forwarded, Gate, LocalReply, Refused, RequestView, Standing, Way},
     link::{Framing, LinkStream, frame::ResetReason},
     outbound,
     pool::Key,
     route::Via,
+    traffic::TryResult,
 };
 
 /// How long an upstream that we close may take to close its half.
@@ -87,11 +88,25 @@ impl Outbound {
 
 impl Side for Outbound {
     type Up = UpWire;
+    type Course = Course;
 
-    async fn prepare(&mut self, view: &RequestView<'_>, tried: &[SocketAddr]) -> Result<Prepared<UpWire>, Refused> {
+    fn plan(&self, view: &RequestView<'_>) -> Result<Course, Refused> {
+        self.way.plan(view)
+    }
+
+    fn routed(course: &Course) -> Option<&Course> {
+        Some(course)
+    }
+
+    async fn prepare(
+        &mut self,
+        _view: &RequestView<'_>,
+        course: &Course,
+        tried: &[SocketAddr],
+    ) -> Result<Prepared<UpWire>, Refused> {
         let mut tried = tried.to_vec();
         loop {
-            let chosen = self.way.choose(view, &tried)?;
+            let mut chosen = self.way.choose(course, &tried)?;
             let key = UpKey {
                 address: chosen.endpoint.address,
                 peer: match &chosen.endpoint.via {
@@ -101,9 +116,9 @@ impl Side for Outbound {
             };
             let (up, reused) = match self.kept(&key) {
                 Some(up) => (up, true),
-                None => match Box::pin(open(&self.way, &chosen)).await {
+                None => match Box::pin(reach(&self.way, course, &mut chosen)).await {
                     Ok(up) => (up, false),
-                    Err(error) if tried.len() + 1 < TRIES => {
+                    Err(error) if tried.len() + 1 < TRIES && chosen.picked.is_some() => {
                         tracing::debug!(address = %key.address, %error, "endpoint not reached");
                         tried.push(key.address);
                         continue;
@@ -111,6 +126,9 @@ impl Side for Outbound {
                     Err(error) => return Err(unreachable_endpoint(&error)),
                 },
             };
+            if let Some(picked) = &mut chosen.picked {
+                picked.connected();
+            }
             let IdleUp {
                 wire,
                 peer,
@@ -129,10 +147,8 @@ impl Side for Outbound {
                 up: wire,
                 address: chosen.endpoint.address,
                 reused,
-                edits: chosen.edits,
-                response_edits: Edits::default(),
-                timeout: chosen.timeout,
-                route: chosen.route,
+                edits: course.edits(),
+                picked: chosen.picked,
                 series: Some(series),
                 decision: None,
                 standing: Standing::default(),
@@ -192,6 +208,27 @@ impl Drop for Outbound {
     }
 }
 
+/// Opens an upstream connection in the time there is for it, and says whether the endpoint is to blame if it fails.
+async fn reach(way: &Way, course: &Course, chosen: &mut Chosen) -> Result<IdleUp, DialError> {
+    let begun = Instant::now();
+    let opening = open(way, chosen);
+    let opened = match course.connect_timeout() {
+        None => opening.await,
+        Some(limit) => {
+            let address = chosen.endpoint.address;
+            timeout(limit, opening)
+                .await
+                .unwrap_or(Err(DialError::Timeout { address, limit }))
+        }
+    };
+    if let (Err(error), Some(picked)) = (&opened, &mut chosen.picked)
+        && !matches!(error, DialError::NoIdentity)
+    {
+        picked.responded(TryResult::Failure, begun.elapsed(), Instant::now());
+    }
+    opened
+}
+
 /// Opens an upstream connection to the endpoint that was chosen.
 async fn open(way: &Way, chosen: &Chosen) -> Result<IdleUp, DialError> {
     let shared = &way.shared;
@@ -214,7 +251,6 @@ async fn open(way: &Way, chosen: &Chosen) -> Result<IdleUp, DialError> {
             };
             let leased = Box::pin(shared.pool.lease(&key)).await?;
             outbound::note(
-                shared,
                 record,
                 &leased.peer,
                 Framing::Squire,
@@ -229,7 +265,6 @@ async fn open(way: &Way, chosen: &Chosen) -> Result<IdleUp, DialError> {
             let credentials = shared.credentials.borrow().clone().ok_or(DialError::NoIdentity)?;
             let dialled = Box::pin(shared.dialer.mesh(&credentials, peer, Framing::Plain, address, from)).await?;
             outbound::note(
-                shared,
                 record,
                 &dialled.peer,
                 Framing::Plain,
@@ -244,7 +279,9 @@ async fn open(way: &Way, chosen: &Chosen) -> Result<IdleUp, DialError> {
             )
         }
     };
-    Ok(IdleUp::new(wire, peer, generation, shared.metrics.series_of(record)))
+    let series = shared.metrics.series_of(record);
+    record.count_in(Arc::clone(&series));
+    Ok(IdleUp::new(wire, peer, generation, series))
 }
 
 /// The connection's own id for its first upstream, so that both ends log the same; others for those after it.

@@ -5,6 +5,7 @@ use std::{
     future::poll_fn,
     io::{self, IoSlice},
     task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -16,6 +17,7 @@ use crate::{
     authorize::Permit,
     connection::{Connection, Cut},
     http::{Edits, Exchange},
+    traffic::{Picked, TryResult},
 };
 
 /// Why a request and its response did not both reach their ends.
@@ -39,6 +41,9 @@ pub(crate) enum Broken {
     /// The time for the request is over.
     #[error("the upstream took too long")]
     Late,
+    /// The response was held back: the request is to be sent again after so long.
+    #[error("the request is to be sent again")]
+    Held(Duration),
     /// The connection was cut.
     #[error("cut: {0}")]
     Cut(Cut),
@@ -71,6 +76,12 @@ pub(crate) struct Task<'a> {
     pub(crate) response_edits: &'a Edits,
     /// Judges the request again.
     pub(crate) still_admitted: &'a (dyn Fn() -> bool + Sync),
+    /// Whether, and after what wait, a response with this status is to be held back and the request sent again.
+    pub(crate) hold: &'a (dyn Fn(u16, Progress) -> Option<Duration> + Sync),
+    /// To be told when the response begins.
+    pub(crate) picked: Option<&'a mut Picked>,
+    /// When the request was sent.
+    pub(crate) sent: Instant,
 }
 
 /// How far a relay came; what may still be done about a failure depends on it.
@@ -250,7 +261,7 @@ impl Relay<'_, '_> {
                         Some(length) => {
                             up.consume(length);
                             self.progress.answered = true;
-                            self.pass_on();
+                            self.pass_on()?;
                         }
                         None => {
                             // An interim response is not held back until the final one.
@@ -310,7 +321,7 @@ impl Relay<'_, '_> {
     }
 
     /// Writes the head that was read for the client, and turns to what follows it.
-    fn pass_on(&mut self) {
+    fn pass_on(&mut self) -> Result<(), Broken> {
         let head = &self.response_head;
         if self.out_at == self.out.len() {
             self.out.clear();
@@ -320,14 +331,23 @@ impl Relay<'_, '_> {
             head.write(&mut self.out, self.task.response_edits, None);
             self.task.exchange.status = head.status;
             self.response = Reply::Switching;
-            return;
+            return Ok(());
         }
         if head.status < 200 {
             // HTTP/1.0 knows no interim responses.
             if !self.task.old_client {
                 head.write(&mut self.out, &Edits::default(), None);
             }
-            return;
+            return Ok(());
+        }
+        if let Some(picked) = &mut self.task.picked {
+            let now = Instant::now();
+            picked.responded(TryResult::of_status(head.status), now - self.task.sent, now);
+        }
+        if !self.progress.response_begun
+            && let Some(wait) = (self.task.hold)(head.status, *self.progress)
+        {
+            return Err(Broken::Held(wait));
         }
         let length = head.length(self.task.answers);
         if length == Length::UntilClose || !self.request.body.is_done() && self.send_failed.is_some() {
@@ -344,6 +364,7 @@ impl Relay<'_, '_> {
             .field("grpc-status")
             .and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
         self.response = Reply::Body(Body::new(length), 0);
+        Ok(())
     }
 
     fn poll_out<D: Wire>(&mut self, down: &mut D, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {

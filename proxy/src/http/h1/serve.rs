@@ -7,11 +7,11 @@ use std::{
     net::SocketAddr,
     sync::Arc,
     task::{Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use squire_mesh::policy::{Decision, PathNormalization};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -25,9 +25,10 @@ use crate::{
     authorize::Permit,
     connection::{Application, Connection, Cut, Recorder},
     forward::Interrupted,
-    http::{Edits, Exchange, Flag, Forwarded, Gate, LocalReply, Refused, RequestView, Standing, Version},
+    http::{Course, Edits, Exchange, Flag, Forwarded, Gate, LocalReply, Refused, RequestView, Standing, Version},
     metrics::Series,
     outcome::Outcome,
+    traffic::{self as retry, Attempt, Failed, Picked, TryResult},
 };
 
 /// How long a head may take from its first byte to its last.
@@ -46,12 +47,22 @@ pub(crate) trait Side: Send {
     /// A connection that requests are sent over.
     type Up: Wire + Send;
 
-    /// Judges a request and reaches for an upstream. `tried` have failed for this request.
+    /// What becomes of one request, whoever takes it.
+    type Course: Send + Sync;
+
+    /// Decides what becomes of a request.
+    fn plan(&self, view: &RequestView<'_>) -> Result<Self::Course, Refused>;
+
+    /// Judges one try of a request and reaches for an upstream. `tried` have failed for this request.
     fn prepare(
         &mut self,
         view: &RequestView<'_>,
+        course: &Self::Course,
         tried: &[SocketAddr],
     ) -> impl Future<Output = Result<Prepared<Self::Up>, Refused>> + Send;
+
+    /// How the route of a request changes its handling; none: not at all.
+    fn routed(course: &Self::Course) -> Option<&Course>;
 
     /// Who judges an open request again, if anybody does.
     fn gate(&self) -> Option<Arc<Gate>>;
@@ -80,9 +91,8 @@ pub(crate) struct Prepared<U> {
     /// It has carried requests before: its end may have crossed ours.
     pub(crate) reused: bool,
     pub(crate) edits: Edits,
-    pub(crate) response_edits: Edits,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) route: Option<Arc<str>>,
+    /// To be told how the try went.
+    pub(crate) picked: Option<Picked>,
     /// Where it counts; none: where its connection does.
     pub(crate) series: Option<Arc<Series>>,
     pub(crate) decision: Option<Decision>,
@@ -243,9 +253,16 @@ async fn one<D: Wire + Send, S: Side>(
     let view = head.view();
     let mut exchange = Exchange::begin(recorder, connection, &view);
     let gate = side.gate();
+    let course = match side.plan(&view) {
+        Ok(course) => course,
+        Err(refused) => return reply(exchange, down, head, &refused.reply, refused.flag).await,
+    };
+    let routed = S::routed(&course);
+    exchange.route = routed.and_then(Course::route);
+    let response_edits = routed.map(Course::response_edits).unwrap_or_default();
     let mut tried = Vec::new();
     loop {
-        let prepared = match Box::pin(side.prepare(&view, &tried)).await {
+        let prepared = match Box::pin(side.prepare(&view, &course, &tried)).await {
             Ok(prepared) => prepared,
             Err(refused) => {
                 exchange.decision = refused.decision;
@@ -253,18 +270,37 @@ async fn one<D: Wire + Send, S: Side>(
             }
         };
         exchange.attempts += 1;
-        exchange.route = prepared.route;
         exchange.decision = prepared.decision;
         exchange.series = prepared.series;
-        let (mut up, permit) = (prepared.up, prepared.permit);
+        let (mut up, permit, mut picked) = (prepared.up, prepared.permit, prepared.picked);
         let mut progress = Progress::default();
         let mut out = scratch::take_bytes();
         head.write(&mut out, &prepared.edits, side.forwarded());
         let standing = prepared.standing;
         let still_admitted = || gate.as_ref().is_none_or(|gate| gate.still_admits(&view, &standing));
-        let left = prepared
-            .timeout
-            .map(|limit| limit.saturating_sub(exchange.started.elapsed()));
+        let whole = head.length() == Length::None;
+        let (started, tries) = (exchange.started, u32::from(exchange.attempts));
+        let left = || {
+            routed
+                .and_then(Course::timeout)
+                .map(|limit| limit.saturating_sub(started.elapsed()))
+        };
+        let attempt = |failed, progress: Progress| Attempt {
+            method: view.method,
+            tries,
+            failed,
+            body: if whole || !progress.body_consumed {
+                retry::Body::Whole
+            } else {
+                retry::Body::Gone
+            },
+            responded: progress.response_begun,
+            left: left(),
+        };
+        let hold = |status: u16, progress: Progress| {
+            let routed = routed.filter(|routed| routed.wants(status))?;
+            routed.retry(&attempt(Failed::Status(status), progress))
+        };
         let task = Task {
             connection,
             exchange: &mut exchange,
@@ -275,16 +311,23 @@ async fn one<D: Wire + Send, S: Side>(
             },
             keep_client: head.keeps_alive() && !draining.is_cancelled(),
             old_client: head.version() == Version::Http10,
-            response_edits: &prepared.response_edits,
+            response_edits: &response_edits,
             still_admitted: &still_admitted,
+            hold: &hold,
+            picked: picked.as_mut(),
+            sent: Instant::now(),
         };
         let relaying = relay::relay(&permit, down, &mut up, &out, task, &mut progress);
-        let relayed = match left {
+        let limit = [left(), routed.and_then(Course::try_timeout)]
+            .into_iter()
+            .flatten()
+            .min();
+        let relayed = match limit {
             None => relaying.await,
-            Some(left) => timeout(left, relaying).await.unwrap_or(Err(Broken::Late)),
+            Some(limit) => timeout(limit, relaying).await.unwrap_or(Err(Broken::Late)),
         };
         scratch::give_bytes(out);
-        match relayed {
+        let broken = match relayed {
             Ok(After::Idle { client, upstream }) => {
                 side.give_back(up, prepared.address, upstream);
                 exchange.finish(Flag::Ok);
@@ -309,20 +352,37 @@ async fn one<D: Wire + Send, S: Side>(
                     }
                 };
             }
-            Err(broken) => {
-                up.abort();
-                let refusal = S::refusal(&up);
-                drop(up);
-                let unheard = matches!(broken, Broken::Upstream(_)) && !progress.answered && !progress.body_consumed;
-                let stale = prepared.reused && head.is_idempotent();
-                if unheard && refusal.is_none() && (stale || !progress.request_sent) && exchange.attempts < TRIES {
-                    if !prepared.reused {
-                        tried.push(prepared.address);
-                    }
-                    continue;
-                }
-                return broke(exchange, connection, down, head, broken, refusal, progress).await;
+            Err(broken) => broken,
+        };
+        up.abort();
+        let refusal = S::refusal(&up);
+        drop(up);
+        let failed = match &broken {
+            Broken::Upstream(_) if refusal.is_none() && !progress.answered => Some(Failed::Lost),
+            Broken::Late if !progress.response_begun => Some(Failed::TimedOut),
+            _ => None,
+        };
+        if let (Some(picked), true) = (&mut picked, failed.is_some()) {
+            picked.responded(TryResult::Failure, started.elapsed(), Instant::now());
+        }
+        drop(picked);
+        let wait = match (&broken, failed) {
+            (Broken::Held(wait), _) => Some(*wait),
+            // The end of a connection that was kept has crossed the request.
+            (_, Some(Failed::Lost)) if prepared.reused && !progress.body_consumed && head.is_idempotent() => {
+                (exchange.attempts < TRIES).then_some(Duration::ZERO)
             }
+            (_, Some(failed)) => routed.and_then(|routed| routed.retry(&attempt(failed, progress))),
+            (_, None) => None,
+        };
+        let Some(wait) = wait else {
+            return broke(exchange, connection, down, head, broken, refusal, progress).await;
+        };
+        if !prepared.reused {
+            tried.push(prepared.address);
+        }
+        if !wait.is_zero() {
+            sleep(wait).await;
         }
     }
 }
@@ -351,7 +411,7 @@ async fn broke<D: Wire>(
         (Broken::Late, _) => (LocalReply::text(504, "the upstream took too long"), flag),
         (Broken::NoLongerAdmitted, _) => (LocalReply::text(403, "RBAC: access denied"), flag),
         (Broken::BadRequest(_), _) => (LocalReply::text(400, "bad request"), flag),
-        (Broken::Client(_) | Broken::Cut(_), _) => {
+        (Broken::Client(_) | Broken::Cut(_) | Broken::Held(_), _) => {
             exchange.finish(flag);
             return Step::End(outcome_of(connection, broken));
         }
@@ -473,7 +533,7 @@ fn flag_of(broken: &Broken) -> Flag {
         Broken::Client(_) => Flag::ClientGone,
         Broken::BadRequest(_) => Flag::Malformed,
         Broken::Upstream(_) | Broken::BadResponse(_) | Broken::BadResponseBody(_) => Flag::UpstreamReset,
-        Broken::Late => Flag::Timeout,
+        Broken::Late | Broken::Held(_) => Flag::Timeout,
         Broken::Cut(_) => Flag::Cut,
         Broken::NoLongerAdmitted => Flag::Denied,
     }
@@ -487,7 +547,7 @@ fn outcome_of(connection: &Connection, broken: Broken) -> Outcome {
         Broken::Upstream(error) => connection.far_failed(error),
         Broken::BadResponse(error) => connection.far_failed(invalid(error.to_string())),
         Broken::BadResponseBody(error) => connection.far_failed(invalid(error.to_string())),
-        Broken::Late => connection.far_failed(io::ErrorKind::TimedOut.into()),
+        Broken::Late | Broken::Held(_) => connection.far_failed(io::ErrorKind::TimedOut.into()),
         Broken::Cut(cut) => Interrupted::Cut(cut),
         Broken::NoLongerAdmitted => Interrupted::Cut(Cut::Policy),
     })

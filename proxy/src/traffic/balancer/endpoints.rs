@@ -137,7 +137,7 @@ impl Endpoints {
         let mut zones = BTreeSet::new();
         self.none = "the service has no ready endpoint for that port";
         for (workload, port) in &self.members {
-            let endpoint = match route::endpoint(workload, *port, None) {
+            let endpoint = match route::endpoint(workload, *port) {
                 Ok(endpoint) => endpoint,
                 Err(why) => {
                     self.none = why;
