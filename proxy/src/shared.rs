@@ -12,8 +12,15 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    connection::Recorder, credentials::CredentialsWatch, destinations::Destinations, dial::Dialer,
-    http::{h1::IdleUpstreams, h2::Upstreams}, metrics::Metrics, pool::Pool, state::Snapshot, state::State,
+    connection::Recorder,
+    credentials::CredentialsWatch,
+    destinations::Destinations,
+    dial::Dialer,
+    http::{h1::IdleUpstreams, h2::Upstreams},
+    metrics::Metrics,
+    pool::Pool,
+    state::Snapshot,
+    state::State,
     traffic::Traffic,
 };
 

@@ -1,6 +1,8 @@
 //! Buffers of one request that are used again by the next: heads, and the bytes they are written to. A few are kept on
 //! each thread, so that an idle connection holds none and a busy one allocates nothing.
 
+#![allow(clippy::vec_box, reason = "heads are moved in and out without being copied")]
+
 use std::cell::RefCell;
 
 use super::head::{RequestHead, ResponseHead};

@@ -116,15 +116,19 @@ impl Side {
                 standing: admitted.standing,
                 endpoint: None,
             }),
-            Self::Out(way) => way.choose(view, tried).map(|chosen| Pass {
-                permit: chosen.permit,
-                edits: chosen.edits,
-                timeout: chosen.timeout,
-                route: chosen.route,
-                decision: None,
-                standing: Standing::default(),
-                endpoint: Some(chosen.endpoint),
-            }),
+            Self::Out(way) => {
+                let course = way.plan(view)?;
+                let chosen = way.choose(&course, tried)?;
+                Ok(Pass {
+                    permit: chosen.permit,
+                    edits: course.edits(),
+                    timeout: course.timeout(),
+                    route: course.route(),
+                    decision: None,
+                    standing: Standing::default(),
+                    endpoint: Some(chosen.endpoint),
+                })
+            }
         }
     }
 
