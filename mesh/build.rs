@@ -4,8 +4,9 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use protox::prost::Message as _;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "istio/v1/auth/ca.proto",
+    "envoy/service/auth/v3/external_auth.proto",
     "envoy/service/discovery/v3/discovery.proto",
     "google/rpc/status.proto",
     "squire/v1/mesh.proto",

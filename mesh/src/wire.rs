@@ -9,8 +9,12 @@ mod generated {
 
 /// `envoy.config.core.v3`: who is asking.
 pub use generated::envoy::config::core::v3 as core;
+/// `envoy.service.auth.v3`: external authorization.
+pub use generated::envoy::service::auth::v3 as auth;
 /// `envoy.service.discovery.v3`: incremental xDS.
 pub use generated::envoy::service::discovery::v3 as discovery;
+/// `envoy.type.v3`: an HTTP status.
+pub use generated::envoy::r#type::v3 as http_status;
 /// `google.rpc`: the reason of a NACK.
 pub use generated::google::rpc;
 /// `istio.v1.auth`: the certificate signing service.

@@ -1,6 +1,8 @@
 //! The decision: gates in their order, each of which must pass (spec §0). NetworkPolicy egress at the source, ingress at
 //! the destination, PeerAuthentication, AuthorizationPolicy (CUSTOM, DENY, ALLOW). Pure, total, without allocation.
 
+use std::sync::Arc;
+
 use super::{
     Action, Answer, CustomPolicy, Decision, MtlsMode, NetworkGate, Provider, ProviderKind, Request, RuleRef, Shadow,
     Table, Why,
@@ -332,17 +334,19 @@ fn can_be_shown(custom: &CustomPolicy, context: &Context<'_, '_>) -> bool {
 }
 
 /// The provider of a CUSTOM policy, if this request must be shown to it.
-pub(super) fn may_ask<'t>(table: &'t Table, custom: &'t CustomPolicy, request: &Request<'_>) -> Option<&'t Provider> {
+pub(super) fn may_ask<'t>(
+    table: &'t Table,
+    custom: &'t CustomPolicy,
+    request: &Request<'_>,
+) -> Option<&'t Arc<Provider>> {
     let context = Context::of(request, &table.issuers);
-    let provider = custom.provider.as_deref()?;
+    let provider = custom.provider.as_ref()?;
     let matched = can_be_shown(custom, &context) && custom.policy.matches(Action::Custom, &context).0 == Tri::Yes;
     matched.then_some(provider)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::policy::{
         Attribute, AuthorizationPolicy, Condition, Connection, Destination, Http, Kind, ObjectRef, Principal, Rule,

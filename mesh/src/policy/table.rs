@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    AuthorizationPolicy, CustomPolicy, MtlsMode, NetworkGate, ObjectRef, PathNormalization, Request, RuleRef,
+    AuthorizationPolicy, CustomPolicy, MtlsMode, NetworkGate, ObjectRef, PathNormalization, Provider, Request, RuleRef,
     TokenIssuer, decide::may_ask,
 };
 use crate::workload::PlaintextPorts;
@@ -148,7 +148,7 @@ impl Table {
 
     /// The providers whose CUSTOM policies match this request and who must be asked before [`super::decide_inbound`] is
     /// called with their answers. A provider may come up more than once.
-    pub fn providers_to_ask<'t>(&'t self, request: &'t Request<'_>) -> impl Iterator<Item = &'t super::Provider> {
+    pub fn providers_to_ask<'t>(&'t self, request: &'t Request<'_>) -> impl Iterator<Item = &'t Arc<Provider>> {
         self.authorization
             .custom
             .iter()
