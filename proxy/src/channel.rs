@@ -23,6 +23,7 @@ use squire_mesh::{
     tls::{self, Expect, Svid},
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{self, TcpStream},
     time::timeout,
 };
@@ -110,6 +111,15 @@ impl Channel {
         let address = authority.address.to_string();
         let tcp = dial(authority, &address).await?;
         let stream = handshake(config, tcp, &address).await?;
+        Self::over(stream, "https", &address).await
+    }
+
+    /// Begins HTTP/2 on a stream that leads to `address`.
+    pub(crate) async fn over(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        scheme: &str,
+        address: &str,
+    ) -> Result<Self, ChannelError> {
         let (send, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOW)
@@ -120,14 +130,14 @@ impl Channel {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|source| ChannelError::Http2 {
-                address: address.clone(),
+                address: address.to_owned(),
                 source,
             })?;
         // It ends by itself with the last copy of `send`; its error reaches whoever has a request under way.
         tokio::spawn(connection);
         let origin = Uri::builder()
-            .scheme("https")
-            .authority(address.as_str())
+            .scheme(scheme)
+            .authority(address)
             .path_and_query("/")
             .build();
         // A host:port that was dialled is an authority; the root of nothing would only make the request fail later.
@@ -135,6 +145,11 @@ impl Channel {
             send,
             origin: origin.unwrap_or_default(),
         })
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.send.is_closed()
     }
 
     /// The origin that requests name.

@@ -1,5 +1,7 @@
 //! Two sidecars of one mesh in one process, with real sockets, real TLS and real tables: what an application sees.
 
+mod callouts;
+
 use std::net::SocketAddr;
 
 use prost_types::Any;

@@ -10,6 +10,8 @@ mod gate;
 pub(crate) mod h1;
 pub(crate) mod h2;
 mod reply;
+#[cfg(test)]
+pub(crate) mod test;
 mod view;
 mod way;
 
