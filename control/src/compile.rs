@@ -12,6 +12,7 @@ use std::{
 
 use squire_mesh::{
     spiffe::{SpiffeId, TrustDomain},
+    traffic::{ServiceRoutes, Traffic, TrafficSettings},
     workload::{
         Interner, LabelSet, Membership, Service, ServiceName, ServicePort, Transport, UidKind, Workload, WorkloadUid,
     },
@@ -206,7 +207,12 @@ impl Compiler<'_> {
                     app_protocol: port.app_protocol.clone(),
                 })
                 .collect(),
-            traffic: None,
+            traffic: (fact.traffic != TrafficSettings::default()).then(|| {
+                Box::new(Traffic {
+                    settings: fact.traffic,
+                    routes: ServiceRoutes::default(),
+                })
+            }),
         }
     }
 

@@ -18,6 +18,7 @@ mod plane;
 pub mod policy;
 pub mod push;
 pub mod reports;
+mod routes;
 pub mod source;
 pub mod tables;
 

@@ -17,6 +17,7 @@ use crate::{
     manifest::{Object, Problem, Severity},
     metrics::Metrics,
     push::{Catalog, Identities, Kind, Published, Resource},
+    routes::Routes,
     source::{Directory, FileView, Placed, Snapshot, Watch},
     tables::Tables,
 };
@@ -67,6 +68,7 @@ pub struct Pipeline {
     settings: Settings,
     interner: Interner,
     tables: Tables,
+    routes: Routes,
     catalog: Arc<Catalog>,
     metrics: Metrics,
     status: watch::Sender<Arc<Status>>,
@@ -80,6 +82,7 @@ impl Pipeline {
         Self {
             directory,
             tables: Tables::new(settings.trust_domain.clone()),
+            routes: Routes::default(),
             settings,
             interner: Interner::default(),
             catalog,
@@ -150,6 +153,7 @@ impl Pipeline {
         } = self.directory.snapshot();
         let mut mesh = compile::mesh(&inventory, &self.settings, &mut self.interner);
         problems.extend(mesh.remarks.iter().map(|remark| remarked(remark, &places)));
+        problems.extend(self.routes.attach(&others, &mut mesh.services));
         let policies = self.tables.update(&others, mesh.workloads.values_mut());
         problems.extend(policies.problems);
         self.metrics.tables_compiled.inc_by(policies.compiled as u64);

@@ -16,7 +16,7 @@ mod labels;
 mod network;
 mod peer;
 mod providers;
-mod report;
+pub(crate) mod report;
 mod set;
 mod settings;
 mod tokens;

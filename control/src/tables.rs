@@ -18,6 +18,7 @@ use crate::{
     manifest::{Object, Problem, Severity},
     policy::{Concern, MeshConfig, PolicySet, Subject, kind_of},
     push::{Content, Kind, Resource},
+    routes,
     source::Review,
 };
 
@@ -26,12 +27,19 @@ pub(crate) fn is_policy(object: &Object) -> bool {
     kind_of(object).is_some() || MeshConfig::is_settings(object)
 }
 
+/// Whether an object is kept as it is, to be compiled with the others: policies, settings, routes.
+pub(crate) fn is_kept(object: &Object) -> bool {
+    is_policy(object) || routes::is_route(object)
+}
+
 /// What would keep an API server from accepting an object: a file that contains such a thing is not taken in. Whether
 /// something is an error does not depend on the settings of the mesh; warnings do, and come with the tables.
 pub(crate) fn review() -> Review {
     Arc::new(|object: &Object| {
         let problems = if MeshConfig::is_settings(object) {
             MeshConfig::from_objects([object]).1
+        } else if routes::is_route(object) {
+            routes::check(object)
         } else {
             PolicySet::from_objects([object], MeshConfig::default()).1
         };

@@ -46,7 +46,7 @@ pub mod state;
 mod sys;
 mod tls;
 #[allow(dead_code, reason = "the data path is about to use it")]
-mod traffic;
+pub mod traffic;
 pub mod vitals;
 mod watch_grounds;
 pub mod xds;

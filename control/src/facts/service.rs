@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::util::intstr::IntOrString};
-use squire_mesh::workload::{Interner, LabelSet, PortProtocol};
+use squire_mesh::{
+    traffic::TrafficSettings,
+    workload::{Interner, LabelSet, PortProtocol},
+};
 
 use super::{FactError, Key, key, names};
 
@@ -42,6 +45,8 @@ pub struct ServiceFact {
     pub vips: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<ServicePortFact>,
+    /// What its annotations say about traffic.
+    pub traffic: TrafficSettings,
 }
 
 impl ServiceFact {
@@ -75,11 +80,15 @@ impl ServiceFact {
         let selector = spec
             .selector
             .filter(|pairs: &BTreeMap<_, _>| !pairs.is_empty() && !external);
+        let annotations = service.metadata.annotations.iter().flatten();
+        let traffic = TrafficSettings::from_annotations(annotations.map(|(key, value)| (&**key, &**value)))
+            .map_err(|bad| FactError::field(format!("metadata.annotations[{}]", bad.name), bad.to_string()))?;
         Ok(Self {
             key,
             selector: selector.map(|pairs| interner.labels(pairs)),
             vips,
             ports,
+            traffic,
         })
     }
 }

@@ -6,31 +6,31 @@ use serde_json::{Map, Value};
 use crate::manifest::{Object, Problem, Severity};
 
 /// Problems of one object, gathered while it is read.
-pub(super) struct Report<'o> {
+pub(crate) struct Report<'o> {
     object: &'o Object,
     problems: Vec<Problem>,
 }
 
 impl<'o> Report<'o> {
-    pub(super) fn new(object: &'o Object) -> Self {
+    pub(crate) fn new(object: &'o Object) -> Self {
         Self {
             object,
             problems: Vec::new(),
         }
     }
 
-    pub(super) fn error(&mut self, path: &str, message: impl Into<String>, fix: impl Into<String>) {
+    pub(crate) fn error(&mut self, path: &str, message: impl Into<String>, fix: impl Into<String>) {
         self.problems
             .push(self.object.problem(Severity::Error, path, message, fix));
     }
 
-    pub(super) fn warn(&mut self, path: &str, message: impl Into<String>, fix: impl Into<String>) {
+    pub(crate) fn warn(&mut self, path: &str, message: impl Into<String>, fix: impl Into<String>) {
         self.problems
             .push(self.object.problem(Severity::Warning, path, message, fix));
     }
 
     /// The first error, as `path: message`.
-    pub(super) fn first_error(&self) -> Option<String> {
+    pub(crate) fn first_error(&self) -> Option<String> {
         let error = self
             .problems
             .iter()
@@ -42,12 +42,29 @@ impl<'o> Report<'o> {
         })
     }
 
-    pub(super) fn finish(self) -> Vec<Problem> {
+    /// How many errors there are by now.
+    pub(crate) fn errors(&self) -> usize {
+        self.of_severity_error().count()
+    }
+
+    /// The error with this number, as `path: message`.
+    pub(crate) fn error_at(&self, index: usize) -> Option<String> {
+        let error = self.of_severity_error().nth(index)?;
+        Some(format!("{}: {}", error.path, error.message))
+    }
+
+    fn of_severity_error(&self) -> impl Iterator<Item = &Problem> {
+        self.problems
+            .iter()
+            .filter(|problem| problem.severity == Severity::Error)
+    }
+
+    pub(crate) fn finish(self) -> Vec<Problem> {
         self.problems
     }
 
     /// `metadata` checked, and `spec`, if there is one, with only these fields.
-    pub(super) fn spec(&mut self, known: &[&str]) -> Fields<'o> {
+    pub(crate) fn spec(&mut self, known: &[&str]) -> Fields<'o> {
         let object = self.object;
         let root = Node {
             value: &object.value,
@@ -105,7 +122,7 @@ impl<'o> Report<'o> {
     }
 
     /// An annotation of the object.
-    pub(super) fn annotation(&self, key: &str) -> Option<&'o str> {
+    pub(crate) fn annotation(&self, key: &str) -> Option<&'o str> {
         self.object
             .value
             .get("metadata")?
@@ -115,21 +132,21 @@ impl<'o> Report<'o> {
     }
 
     /// A text of the object's metadata.
-    pub(super) fn metadata_text(&self, key: &str) -> Option<&'o str> {
+    pub(crate) fn metadata_text(&self, key: &str) -> Option<&'o str> {
         self.object.value.get("metadata")?.get(key)?.as_str()
     }
 }
 
 /// A value with the path that leads to it.
 #[derive(Clone)]
-pub(super) struct Node<'v> {
-    pub(super) value: &'v Value,
-    pub(super) path: String,
+pub(crate) struct Node<'v> {
+    pub(crate) value: &'v Value,
+    pub(crate) path: String,
 }
 
 impl<'v> Node<'v> {
     /// The fields of a mapping; anything else is an error, and so is a field that is not known.
-    pub(super) fn fields(&self, report: &mut Report<'_>, known: &[&str]) -> Fields<'v> {
+    pub(crate) fn fields(&self, report: &mut Report<'_>, known: &[&str]) -> Fields<'v> {
         let fields = self.open(report);
         for key in fields
             .map
@@ -148,7 +165,7 @@ impl<'v> Node<'v> {
     }
 
     /// The fields of a mapping, whatever they are called.
-    pub(super) fn open(&self, report: &mut Report<'_>) -> Fields<'v> {
+    pub(crate) fn open(&self, report: &mut Report<'_>) -> Fields<'v> {
         let map = self.value.as_object();
         if map.is_none() && !self.value.is_null() {
             report.error(
@@ -164,7 +181,7 @@ impl<'v> Node<'v> {
     }
 
     /// Key and value pairs of a mapping whose keys are free.
-    pub(super) fn entries(&self, report: &mut Report<'_>) -> Vec<(&'v str, Node<'v>)> {
+    pub(crate) fn entries(&self, report: &mut Report<'_>) -> Vec<(&'v str, Node<'v>)> {
         let fields = self.open(report);
         let entry = |(key, value): (&'v String, &'v Value)| {
             (
@@ -179,7 +196,7 @@ impl<'v> Node<'v> {
     }
 
     /// The elements of a list; anything else is an error, and so is a null element.
-    pub(super) fn list(&self, report: &mut Report<'_>) -> Vec<Node<'v>> {
+    pub(crate) fn list(&self, report: &mut Report<'_>) -> Vec<Node<'v>> {
         let Some(items) = self.value.as_array() else {
             if !self.value.is_null() {
                 report.error(
@@ -207,7 +224,7 @@ impl<'v> Node<'v> {
     }
 
     /// Text; anything else is an error.
-    pub(super) fn text(&self, report: &mut Report<'_>) -> Option<&'v str> {
+    pub(crate) fn text(&self, report: &mut Report<'_>) -> Option<&'v str> {
         let text = self.value.as_str();
         if text.is_none() {
             report.error(
@@ -220,7 +237,7 @@ impl<'v> Node<'v> {
     }
 
     /// True or false; anything else is an error.
-    pub(super) fn boolean(&self, report: &mut Report<'_>) -> Option<bool> {
+    pub(crate) fn boolean(&self, report: &mut Report<'_>) -> Option<bool> {
         let value = self.value.as_bool();
         if value.is_none() {
             report.error(
@@ -235,14 +252,14 @@ impl<'v> Node<'v> {
 
 /// The fields of a mapping that were checked to be known.
 #[derive(Clone)]
-pub(super) struct Fields<'v> {
+pub(crate) struct Fields<'v> {
     map: Option<&'v Map<String, Value>>,
-    pub(super) path: String,
+    pub(crate) path: String,
 }
 
 impl<'v> Fields<'v> {
     /// The field, unless it is missing or null.
-    pub(super) fn get(&self, key: &str) -> Option<Node<'v>> {
+    pub(crate) fn get(&self, key: &str) -> Option<Node<'v>> {
         let value = self.map?.get(key).filter(|value| !value.is_null())?;
         Some(Node {
             value,
@@ -251,12 +268,12 @@ impl<'v> Fields<'v> {
     }
 
     /// Whether no field has a value (an empty list or mapping counts as none).
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.map.is_none_or(|map| map.values().all(is_empty))
     }
 
     /// The texts of a list field; empty ones are errors.
-    pub(super) fn texts(&self, key: &str, report: &mut Report<'_>) -> Vec<(Node<'v>, &'v str)> {
+    pub(crate) fn texts(&self, key: &str, report: &mut Report<'_>) -> Vec<(Node<'v>, &'v str)> {
         let Some(list) = self.get(key) else { return Vec::new() };
         let mut texts = Vec::new();
         for node in list.list(report) {
@@ -270,7 +287,7 @@ impl<'v> Fields<'v> {
     }
 
     /// A text field.
-    pub(super) fn text(&self, key: &str, report: &mut Report<'_>) -> Option<&'v str> {
+    pub(crate) fn text(&self, key: &str, report: &mut Report<'_>) -> Option<&'v str> {
         self.get(key)?.text(report)
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     facts,
     inventory::SharedFact,
     manifest::{Manifest, Object, Problem, Severity},
-    tables::is_policy,
+    tables::is_kept,
 };
 
 /// Larger files are refused: nobody writes them, and a mistake must not take all memory.
@@ -204,7 +204,7 @@ impl File {
                         problems.push(object.problem(Severity::Error, path, error.why(), fix));
                     }
                 }
-            } else if is_policy(&object) {
+            } else if is_kept(&object) {
                 problems.extend(review(&object));
                 good.others.push(Arc::new(object));
             }

@@ -164,3 +164,6 @@ fn specificity(path: &PathMatch) -> (u8, usize, usize) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

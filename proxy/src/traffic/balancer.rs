@@ -16,7 +16,7 @@ use std::{
 
 use squire_mesh::traffic::TrafficSettings;
 
-pub(crate) use self::picked::{Picked, TryResult};
+pub use self::picked::{Picked, TryResult};
 use self::{
     endpoints::{Endpoints, Seat},
     picked::Phase,
@@ -35,7 +35,7 @@ pub(super) enum Use {
 
 /// Why no endpoint was picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PickError {
+pub enum PickError {
     /// Nobody is ready on that port.
     NoEndpoint(&'static str),
     /// As many requests are under way to the service as may be (`squire.mesh/max-requests`).
@@ -51,7 +51,8 @@ impl PickError {
     pub(super) const LIMITS: [Self; 3] = [Self::TooManyRequests, Self::TooManyPending, Self::EndpointsFull];
 
     /// A label: a closed set.
-    pub(crate) fn as_str(self) -> &'static str {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::NoEndpoint(_) => "no_endpoint",
             Self::TooManyRequests => "max_requests",
@@ -180,3 +181,6 @@ impl Balancer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ const DECAY: Duration = Duration::from_secs(10);
 /// Nobody is faster than that: the number of requests under way always counts.
 const FLOOR_NANOS: f64 = 10_000.0;
 /// What an endpoint costs that has not answered anything yet, but has something to answer.
-const UNKNOWN: f64 = 1e18;
+const UNKNOWN: f64 = 1e13;
 
 /// See the module.
 #[derive(Debug, Default)]

@@ -14,6 +14,8 @@
 
 mod balancer;
 mod budget;
+#[cfg(test)]
+mod fixture;
 mod load;
 mod metrics;
 mod plan;
@@ -30,8 +32,8 @@ use prometheus::Registry;
 use squire_mesh::workload::Service;
 
 use self::balancer::{Balancer, Use};
+pub use self::balancer::{PickError, Picked, TryResult};
 pub(crate) use self::{
-    balancer::{PickError, Picked, TryResult},
     plan::{Forward, Plan},
     retry::{Attempt, Body, Failed, RetryPolicy, Unretried},
 };
@@ -41,7 +43,7 @@ use crate::{http::RequestView, state::Snapshot};
 const SWEEP_AT: usize = 64;
 
 /// Everything outbound traffic shares. One per sidecar.
-pub(crate) struct Traffic {
+pub struct Traffic {
     balancers: Mutex<Balancers>,
     metrics: metrics::TrafficMetrics,
 }
@@ -57,7 +59,7 @@ impl Traffic {
     ///
     /// # Errors
     /// When a name is registered twice.
-    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         Ok(Self {
             balancers: Mutex::default(),
             metrics: metrics::TrafficMetrics::new(registry)?,
@@ -76,7 +78,7 @@ impl Traffic {
     ///
     /// # Errors
     /// When there is no endpoint, or a limit is reached: answer with [`PickError::reply`].
-    pub(crate) fn pick(
+    pub fn pick(
         &self,
         snapshot: &Arc<Snapshot>,
         service: &str,
@@ -157,3 +159,6 @@ impl Balancers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -201,3 +201,6 @@ fn error(request: &RequestView<'_>, status: u16, body: &str, why: &'static str, 
         route: rule.map(|rule| Arc::clone(&rule.route)),
     }
 }
+
+#[cfg(test)]
+mod tests;

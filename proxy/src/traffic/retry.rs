@@ -162,3 +162,6 @@ fn backoff(base: Duration, tries: u32, random: f64) -> Duration {
 fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
 }
+
+#[cfg(test)]
+mod tests;

@@ -370,4 +370,11 @@ impl Endpoints {
         metrics.endpoints(self.ready(), self.ejected.len());
         true
     }
+
+    /// Who is set aside, until when, and whether they are being tried.
+    #[cfg(test)]
+    pub(super) fn set_aside(&self) -> std::collections::BTreeMap<SocketAddr, (Instant, bool)> {
+        let each = |ejected: &Ejected| (ejected.seat.endpoint.address, (ejected.until, ejected.probing));
+        self.ejected.iter().map(each).collect()
+    }
 }

@@ -10,7 +10,7 @@ use crate::route::Endpoint;
 
 /// How a try went, as far as the endpoint is to blame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TryResult {
+pub enum TryResult {
     /// It answered (or the connection came about).
     Success,
     /// It could not be reached, broke off, was too slow, or says itself that it is unwell.
@@ -19,7 +19,8 @@ pub(crate) enum TryResult {
 
 impl TryResult {
     /// 500, 502, 503 and 504 are failures.
-    pub(crate) fn of_status(status: u16) -> Self {
+    #[must_use]
+    pub fn of_status(status: u16) -> Self {
         match status {
             500 | 502..=504 => Self::Failure,
             _ => Self::Success,
@@ -27,7 +28,8 @@ impl TryResult {
     }
 
     /// DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE and DATA_LOSS are failures.
-    pub(crate) fn of_grpc_status(status: u32) -> Self {
+    #[must_use]
+    pub fn of_grpc_status(status: u32) -> Self {
         match status {
             4 | 13..=15 => Self::Failure,
             _ => Self::Success,
@@ -48,7 +50,7 @@ pub(super) enum Phase {
 
 /// One endpoint, picked for one try. It counts as under way until it is dropped; dropped without a word, the try counts as
 /// cancelled and says nothing about the endpoint.
-pub(crate) struct Picked {
+pub struct Picked {
     balancer: Arc<Balancer>,
     seat: Arc<Seat>,
     phase: Phase,
@@ -72,7 +74,7 @@ impl Picked {
     }
 
     /// A request has its connection: it waits no more.
-    pub(crate) fn connected(&mut self) {
+    pub fn connected(&mut self) {
         if self.phase == Phase::Pending {
             self.balancer.active.fetch_add(1, Relaxed);
             self.balancer.pending.fetch_sub(1, Relaxed);
@@ -82,7 +84,7 @@ impl Picked {
 
     /// How the try went: at the head of the response (or when connecting is over), `latency` after the request was sent (or
     /// dialling began). The endpoint counts as busy until the guard is dropped.
-    pub(crate) fn responded(&mut self, result: TryResult, latency: Duration, now: Instant) {
+    pub fn responded(&mut self, result: TryResult, latency: Duration, now: Instant) {
         let load = &self.seat.load;
         match result {
             TryResult::Success => {
@@ -104,7 +106,7 @@ impl Picked {
     }
 
     /// [`Self::responded`], and the try is over.
-    pub(crate) fn finish(mut self, result: TryResult, latency: Duration, now: Instant) {
+    pub fn finish(mut self, result: TryResult, latency: Duration, now: Instant) {
         self.responded(result, latency, now);
     }
 }
