@@ -15,7 +15,6 @@ use std::{
 };
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use prost::Message as _;
 use squire_mesh::{bundle::TrustBundles, wire::squire as wire, workload::WorkloadUid};
 use squire_proxy::{
     state::{Change, Kind, Snapshot, Store, Update},
