@@ -80,6 +80,7 @@ pub(crate) fn inbound_request(
     question: Question<'_>,
     source: Option<&Workload>,
     http: Http<'_>,
+    answers: &dyn policy::Answers,
 ) -> Answer {
     let Some(table) = &snapshot.policy else {
         return Answer::NotReady("policy");
@@ -87,8 +88,18 @@ pub(crate) fn inbound_request(
     if let Some(decision) = mismatch(source, question) {
         return Answer::Denied(decision);
     }
-    let request = incoming(snapshot, question, source).with_http(http);
+    let request = request(snapshot, question, source, http).with_answers(answers);
     Answer::of(policy::decide_inbound(table, &request))
+}
+
+/// A request as policy and external providers see it.
+pub(crate) fn request<'a>(
+    snapshot: &'a Snapshot,
+    question: Question<'a>,
+    source: Option<&'a Workload>,
+    http: Http<'a>,
+) -> Request<'a> {
+    incoming(snapshot, question, source).with_http(http)
 }
 
 /// An address that stands for one workload while the certificate shows another (spec §1.6.21).

@@ -19,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     accept::{Destination, accept_all, listen},
     access_log::AccessLog,
+    callouts::{self, Callouts},
     config::{self, Config, Mode},
     connection::{Cut, Recorder, Registry},
     credentials,
@@ -112,19 +113,30 @@ pub fn start(config: &Config, inputs: Inputs) -> io::Result<DataPath> {
         .iter()
         .filter_map(|listener| listener.tcp.local_addr().ok())
         .collect();
+    let explicit = matches!(config.mode, Mode::Explicit { .. });
+    let way = callouts::mesh::Mesh {
+        state: state.clone(),
+        credentials: credentials.clone(),
+        dialer: Arc::clone(&dialer),
+        pool: Arc::clone(&pool),
+        bind_source: config.bind_source,
+        explicit,
+    };
+    let callouts = Callouts::new(Arc::new(way), None, recorder.metrics.registry()).map_err(io::Error::other)?;
     let shared = Shared::new(
         state,
         credentials,
         recorder,
         dialer,
         pool,
+        callouts,
         traffic,
         Arc::new(IdleUpstreams::new(
             config.pool.max_idle_per_peer,
             config.pool.idle_timeout,
         )),
         config.limits.max_pending_handshakes,
-        (config.bind_source, matches!(config.mode, Mode::Explicit { .. })),
+        (config.bind_source, explicit),
         Destinations {
             own: addresses.clone(),
             transparent: matches!(config.mode, Mode::Transparent { .. }),

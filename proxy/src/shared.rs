@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    callouts::Callouts,
     connection::Recorder,
     credentials::CredentialsWatch,
     destinations::Destinations,
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) dialer: Arc<Dialer>,
     pub(crate) pool: Arc<Pool>,
+    /// Tokens and external authorization.
+    pub(crate) callouts: Callouts,
     /// Which endpoint takes what.
     pub(crate) traffic: Traffic,
     /// HTTP/2 connections to peers and servers.
@@ -63,6 +66,7 @@ impl Shared {
         recorder: Arc<Recorder>,
         dialer: Arc<Dialer>,
         pool: Arc<Pool>,
+        callouts: Callouts,
         traffic: Traffic,
         upstreams: Arc<IdleUpstreams>,
         max_handshakes: usize,
@@ -79,6 +83,7 @@ impl Shared {
             metrics,
             dialer,
             pool,
+            callouts,
             traffic,
             http2: Upstreams::default(),
             upstreams,

@@ -8,15 +8,16 @@ use std::{
 
 use serde_json::{Map, Value};
 use squire_mesh::{
-    policy::{Decision, Why},
+    policy::{self, Decision, Why},
     svid::VerifiedPeer,
     workload::Workload,
 };
 
-use super::{Edits, Flag, LocalReply, RequestView};
+use super::{Edits, Flag, LocalReply, RequestView, Version};
 use crate::{
     authorize::{self, Answer, OnConnection, Permit, Question},
     connection::{Connection, Direction},
+    ext_authz::{Answered, Body, Context},
     shared::Shared,
     state::Snapshot,
 };
@@ -46,6 +47,8 @@ struct Ground {
 pub(crate) struct Standing {
     /// Claims of its validated token.
     pub(crate) claims: Option<Map<String, Value>>,
+    /// What external providers said.
+    pub(crate) answered: Answered,
 }
 
 /// A request that may be forwarded.
@@ -87,16 +90,17 @@ impl Gate {
     /// Judges a request whose head has been read, before anything of it is forwarded.
     pub(crate) async fn admit(&self, view: &RequestView<'_>) -> Result<Admitted, Refused> {
         let ground = self.ground();
-        let standing = Standing::default();
+        let mut standing = Standing::default();
+        let edits = self.call_out(&ground, view, &mut standing).await?;
         match self.decide(&ground, view, &standing) {
             Answer::Permitted(permit, decision) => Ok(Admitted {
                 permit,
                 decision,
-                edits: Edits::default(),
+                edits,
                 standing,
             }),
             Answer::Denied(decision) => Err(Refused {
-                reply: LocalReply::text(403, "RBAC: access denied"),
+                reply: reply_to(&decision, standing.answered.reply.take()),
                 flag: flag_of(&decision),
                 decision: Some(decision),
             }),
@@ -108,6 +112,52 @@ impl Gate {
         }
     }
 
+    /// Verifies the request's token and asks the providers it matches; what they want changed in its head.
+    async fn call_out(
+        &self,
+        ground: &Ground,
+        view: &RequestView<'_>,
+        standing: &mut Standing,
+    ) -> Result<Edits, Refused> {
+        let Some(table) = &ground.snapshot.policy else {
+            return Ok(Edits::default());
+        };
+        // Nobody is asked about what is denied whatever they say.
+        if ground.settled.as_ref().is_some_and(|decision| !decision.is_allowed()) {
+            return Ok(Edits::default());
+        }
+        let callouts = &self.shared.callouts;
+        let verified = callouts.verify_token(table, view).await.map_err(|reply| Refused {
+            reply,
+            flag: Flag::Unauthenticated,
+            decision: None,
+        })?;
+        standing.claims = verified.claims;
+        if table.authorization.custom.is_empty() || ground.settled.is_some() {
+            return Ok(verified.edits);
+        }
+        let asking = {
+            let source = ground.source.as_deref();
+            let http = with_claims(view, standing);
+            let request = authorize::request(&ground.snapshot, self.question(), source, http);
+            let me = self.shared.credentials.borrow().clone();
+            let context = Context {
+                source_port: self.client.port(),
+                local: me.as_ref().map(|credentials| credentials.svid.id()),
+                request_id: &view.field("x-request-id").unwrap_or_default(),
+                edits: &verified.edits,
+            };
+            // The body has not been read: a provider that wants to see it sees that it is not there.
+            let body = Body {
+                bytes: &[],
+                complete: !may_have_body(view),
+            };
+            callouts.ask(table, &request, Some(view), body, &context)
+        };
+        standing.answered = asking.await;
+        Ok(verified.edits.then(std::mem::take(&mut standing.answered.edits)))
+    }
+
     /// Whether a request that was admitted would be admitted by the newest policy too.
     pub(crate) fn still_admits(&self, view: &RequestView<'_>, standing: &Standing) -> bool {
         matches!(self.decide(&self.ground(), view, standing), Answer::Permitted(..))
@@ -117,11 +167,8 @@ impl Gate {
         let answer = match &ground.settled {
             Some(decision) => Answer::of(decision.clone()),
             None => {
-                let http = match &standing.claims {
-                    Some(claims) => view.as_policy().with_claims(claims),
-                    None => view.as_policy(),
-                };
-                authorize::inbound_request(&ground.snapshot, self.question(), ground.source.as_deref(), http)
+                let (source, http) = (ground.source.as_deref(), with_claims(view, standing));
+                authorize::inbound_request(&ground.snapshot, self.question(), source, http, &standing.answered)
             }
         };
         if let Answer::Permitted(_, decision) | Answer::Denied(decision) = &answer {
@@ -162,6 +209,31 @@ impl Gate {
         *standing = Some(Arc::clone(&ground));
         ground
     }
+}
+
+fn with_claims<'a>(view: &RequestView<'a>, standing: &'a Standing) -> policy::Http<'a> {
+    match &standing.claims {
+        Some(claims) => view.as_policy().with_claims(claims),
+        None => view.as_policy(),
+    }
+}
+
+/// Whether a body may follow the head (RFC 9112 §6.3, RFC 9113 §8.1).
+fn may_have_body(view: &RequestView<'_>) -> bool {
+    let bodiless = matches!(view.method, "GET" | "HEAD");
+    let length = view.field("content-length");
+    match length.as_deref() {
+        Some("0") => false,
+        Some(_) => true,
+        None => view.field("transfer-encoding").is_some() || (view.version == Version::Http2 && !bodiless),
+    }
+}
+
+/// A provider's own words where it denied, ours otherwise.
+fn reply_to(decision: &Decision, provider: Option<LocalReply>) -> LocalReply {
+    let by_provider = matches!(decision.why, Why::ProviderDenied | Why::ProviderFailed);
+    let reply = provider.filter(|_| by_provider);
+    reply.unwrap_or_else(|| LocalReply::text(403, "RBAC: access denied"))
 }
 
 fn flag_of(decision: &Decision) -> Flag {

@@ -106,3 +106,91 @@ async fn a_kept_connection_is_not_used_again_once_our_identity_has_changed() {
     assert_eq!(get(&asking, "db.shop", PORT).await.unwrap(), "hi");
     assert_eq!(db.metric("squire_connections_opened_total{direction=\"inbound\"}"), 2.0);
 }
+
+/// An external authorization provider that lets in what shows `x-pass`, and tells the application who it is.
+async fn judge() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let passes = String::from_utf8_lossy(&head).contains("x-pass: 1");
+            let status = if passes { "200 OK" } else { "418 No" };
+            let answer =
+                format!("HTTP/1.1 {status}\r\nx-user: alice\r\nconnection: close\r\ncontent-length: 5\r\n\r\nteapo");
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    address
+}
+
+/// An HTTP application that answers with the head it got.
+async fn mirror() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                match stream.read_u8().await {
+                    Ok(byte) => head.push(byte),
+                    Err(_) => break,
+                }
+            }
+            let length = head.len();
+            let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+            let _ = stream.write_all(&[answer.as_bytes(), &head].concat()).await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn requests_are_refused_for_their_token_and_by_a_provider_in_its_own_words() {
+    let mesh = Mesh::new(43);
+    let (app, provider) = tokio::join!(mirror(), judge());
+    let mut table = strict(&["web"]);
+    let keys = squire_mesh::policy::TokenKeys::Inline(r#"{"keys": []}"#.into());
+    table.issuers = [squire_mesh::policy::TokenIssuer::new("i", keys)].into();
+    let mut asked = squire_mesh::policy::Provider::new("p", squire_mesh::policy::ProviderKind::Http);
+    asked.address = Some(squire_mesh::policy::ProviderAddress {
+        host: provider.ip().to_string().into(),
+        port: provider.port(),
+    });
+    asked.http.request_headers = [TextMatch::parse("x-pass")].into();
+    asked.http.upstream_on_allow = [TextMatch::parse("x-user")].into();
+    table.authorization.custom = [squire_mesh::policy::CustomPolicy {
+        policy: Arc::new(AuthorizationPolicy {
+            object: ObjectRef::new(PolicyKind::AuthorizationPolicy, "shop", "ask"),
+            rules: [Rule::default()].into(),
+        }),
+        provider: Some(Arc::new(asked)),
+    }]
+    .into();
+    let _db = mesh.sidecar("db", app, &table).await;
+    let web = mesh.sidecar("web", app, &Table::default()).await;
+    for (fields, status, words) in [
+        (
+            "authorization: Bearer a.b\r\nx-pass: 1\r\n",
+            "401",
+            "two dots and 3 sections",
+        ),
+        ("", "418", "teapo"),
+        ("x-pass: 1\r\nx-user: root\r\n", "200", "x-user: alice"),
+    ] {
+        let request = format!("GET / HTTP/1.1\r\nhost: db.shop\r\n{fields}connection: close\r\n\r\n");
+        let mut stream = TcpStream::connect(web.outbound).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(words),
+            "{fields}: {answer}"
+        );
+        assert!(!answer.contains("root"), "what the client wrote there is gone");
+    }
+}
