@@ -174,6 +174,7 @@ impl DataPath {
         shared.draining.cancel();
         shared.upstreams.clear();
         shared.pool.clear();
+        shared.http2.sweep(shared);
         shared.tasks.close();
         tokio::select! {
             done = timeout(self.grace, shared.tasks.wait()) => if done.is_ok() { self.stop.cancel(); return 0 },

@@ -59,6 +59,10 @@ const STREAM_ERRORS: usize = 1024;
 /// How long frames for a stream that we have reset are tolerated.
 const RESET_MEMORY: Duration = Duration::from_secs(1);
 
+/// What small DATA frames that wait here may cost beyond their bytes. A slow reader of tiny messages must not end the
+/// connection for its neighbours; a flood of them still does.
+const SMALL_FRAMES: usize = 32 * 1024 * 1024;
+
 impl Limits {
     /// Settings towards clients.
     pub(super) fn server(&self) -> h2::server::Builder {
@@ -69,6 +73,7 @@ impl Limits {
             .initial_connection_window_size(self.connection_window)
             .max_send_buffer_size(self.send_buffer)
             .max_header_list_size(self.header_list)
+            .data_frame_budget(SMALL_FRAMES)
             .max_concurrent_reset_streams(RESETS)
             .max_pending_accept_reset_streams(RESETS)
             .max_local_error_reset_streams(Some(STREAM_ERRORS))
@@ -86,6 +91,7 @@ impl Limits {
             .initial_connection_window_size(self.connection_window)
             .max_send_buffer_size(self.send_buffer)
             .max_header_list_size(self.header_list)
+            .data_frame_budget(SMALL_FRAMES)
             .max_concurrent_reset_streams(RESETS)
             .max_pending_accept_reset_streams(RESETS)
             .max_local_error_reset_streams(Some(STREAM_ERRORS))

@@ -4,7 +4,7 @@
 use std::{
     future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
@@ -94,13 +94,19 @@ impl Line {
         }
     }
 
-    /// Retires what is idle or outdated, cuts what has lost its grounds, forgets what is over. Returns how many are left.
-    pub(super) fn sweep(&self, current: impl Fn(&Grounds) -> bool, grounded: impl Fn(&Grounds) -> bool) -> usize {
+    /// Retires what is outdated or has been idle for so long, cuts what has lost its grounds, forgets what is over. Returns
+    /// how many are left.
+    pub(super) fn sweep(
+        &self,
+        idle: Duration,
+        current: impl Fn(&Grounds) -> bool,
+        grounded: impl Fn(&Grounds) -> bool,
+    ) -> usize {
         let mut connections = self.lock();
         for upstream in &*connections {
             if !grounded(&upstream.grounds) {
                 upstream.cut();
-            } else if !current(&upstream.grounds) || upstream.idle_for(self.limits.idle) {
+            } else if !current(&upstream.grounds) || upstream.idle_for(idle) {
                 upstream.retire();
             }
         }

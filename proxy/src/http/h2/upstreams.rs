@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use super::{
@@ -80,9 +80,13 @@ impl Upstreams {
     }
 
     /// Closes what is idle or outdated, and cuts what is no longer trusted; called now and then and whenever trust
-    /// changes.
+    /// changes. While this sidecar drains, nothing is kept for later.
     pub(crate) fn sweep(&self, shared: &Shared) {
         let (snapshot, now, generation) = (shared.snapshot(), SystemTime::now(), generation(shared));
+        let idle = match shared.draining.is_cancelled() {
+            true => Duration::ZERO,
+            false => self.limits.idle,
+        };
         let grounded = |of: &Grounds| {
             of.peer
                 .as_ref()
@@ -90,12 +94,7 @@ impl Upstreams {
         };
         let current = |of: &Grounds| of.generation.is_none() || of.generation == generation;
         self.lock()
-            .retain(|_, line| line.sweep(current, grounded) > 0 || Arc::strong_count(line) > 1);
-    }
-
-    /// Gives up everything: streams that are under way may end.
-    pub(crate) fn clear(&self) {
-        self.lock().clear();
+            .retain(|_, line| line.sweep(idle, current, grounded) > 0 || Arc::strong_count(line) > 1);
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Line>>> {
