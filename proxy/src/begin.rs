@@ -32,6 +32,8 @@ pub(crate) struct Asked<'a> {
 pub(crate) enum Begun {
     /// HTTP/1: each request is judged. The application may have been dialled already.
     Http1 { app: Option<TcpStream> },
+    /// HTTP/2, the same for each of its streams.
+    Http2 { app: Option<TcpStream> },
     /// Bytes, which may pass.
     Bytes { permit: Permit, app: TcpStream },
     /// Not at all.
@@ -89,6 +91,9 @@ pub(crate) async fn begin<D: Wire>(
     }
     if seen == Application::Http1 {
         return Begun::Http1 { app };
+    }
+    if seen == Application::Http2 {
+        return Begun::Http2 { app };
     }
     let Some(answer) = decide(shared, record, asked) else {
         return Begun::Refused(Outcome::NotReady("policy"));

@@ -23,6 +23,7 @@ use crate::{
     http::{
         Gate,
         h1::{self, LinkWire, TcpWire, Wire},
+        h2,
     },
     link::{
         Ended, Event, Framing, Link, LinkError, LinkStream,
@@ -156,6 +157,11 @@ async fn plaintext(
     let begun = Box::pin(begin::begin(shared, &record, &arrival.asked(None), &mut wire, app)).await;
     let outcome = match begun {
         Begun::Http1 { app } => Box::pin(requests(shared, &record, &arrival, None, &mut wire, app)).await,
+        Begun::Http2 { app } => {
+            let (tcp, received) = wire.into_parts();
+            let gate = gate(shared, &record, &arrival, None);
+            Box::pin(h2::serve_inbound(gate, tcp, received.into(), arrival.app, app)).await
+        }
         Begun::Bytes { permit, app } => {
             let (tcp, received) = wire.into_parts();
             let forwarded = forward::plain(&permit, &tcp, &app, &received, &record).await;
@@ -179,18 +185,23 @@ async fn requests<D: Wire + Send>(
     wire: &mut D,
     app: Option<TcpStream>,
 ) -> Outcome {
-    let gate = Gate::new(
+    let gate = gate(shared, record, arrival, peer);
+    let mut side = h1::Inbound::new(gate, arrival.app, app);
+    h1::serve(&shared.recorder, record, &shared.draining, wire, &mut side).await
+}
+
+/// The gate that the requests of a connection pass.
+fn gate(shared: &Arc<Shared>, record: &Record, arrival: &Arrival, peer: Option<&Arc<VerifiedPeer>>) -> Arc<Gate> {
+    let workload = authorize::workload_at(&shared.snapshot(), arrival.client, peer.map(|peer| &**peer));
+    record.facts().peer_workload = workload.map(|workload| workload.uid.clone());
+    record.count_in(shared.metrics.series_of(record));
+    Arc::new(Gate::new(
         Arc::clone(shared),
         Arc::clone(record),
         peer.map(Arc::clone),
         arrival.destination,
         arrival.port,
-    );
-    let workload = authorize::workload_at(&shared.snapshot(), arrival.client, peer.map(|peer| &**peer));
-    record.facts().peer_workload = workload.map(|workload| workload.uid.clone());
-    record.count_in(shared.metrics.series_of(record));
-    let mut side = h1::Inbound::new(Arc::new(gate), arrival.app, app);
-    h1::serve(&shared.recorder, record, &shared.draining, wire, &mut side).await
+    ))
 }
 
 /// A client that has to prove who it is.
@@ -368,6 +379,12 @@ async fn application(
             let peer = Some(&session.peer);
             let outcome = Box::pin(requests(shared, &record, &arrival, peer, &mut wire, app)).await;
             drop(wire);
+            (handed_back(&mut returned, framing), outcome)
+        }
+        Begun::Http2 { app } => {
+            let gate = gate(shared, &record, &arrival, Some(&session.peer));
+            let (stream, received) = wire.into_stream();
+            let outcome = Box::pin(h2::serve_inbound(gate, stream, received.into(), arrival.app, app)).await;
             (handed_back(&mut returned, framing), outcome)
         }
         Begun::Bytes { permit, app } => match wire.into_link() {

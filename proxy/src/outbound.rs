@@ -21,6 +21,7 @@ use crate::{
     http::{
         Declared, Way, detect,
         h1::{self, IdleUp, LinkWire, TcpWire, UpKey, UpWire, Wire as _},
+        h2,
     },
     link::{
         Event, Framing, Link, LinkStream,
@@ -86,6 +87,9 @@ async fn attempt(shared: &Arc<Shared>, app: TcpStream, record: &Record, target: 
     if seen == Application::Http1 {
         return Box::pin(requests(shared, record, (route, target.clone()), &mut wire, None)).await;
     }
+    if seen == Application::Http2 {
+        return Box::pin(streams(shared, record, (route, target.clone()), wire)).await;
+    }
     Box::pin(bytes(shared, record, (route, target.clone()), wire, seen)).await
 }
 
@@ -133,6 +137,18 @@ async fn requests(
     };
     let mut side = h1::Outbound::new(way, open);
     h1::serve(&shared.recorder, record, &shared.draining, wire, &mut side).await
+}
+
+/// HTTP/2: each stream finds its own way.
+async fn streams(shared: &Arc<Shared>, record: &Record, (route, target): (Route, Target), wire: TcpWire) -> Outcome {
+    let way = Way {
+        shared: Arc::clone(shared),
+        connection: Arc::clone(record),
+        route,
+        target,
+    };
+    let (app, received) = wire.into_parts();
+    h2::serve_outbound(Arc::new(way), app, received.into()).await
 }
 
 /// Bytes, or something that is not known yet (`seen`): reaches for an endpoint at once.
@@ -268,6 +284,10 @@ async fn carry(
         let open = kept(shared, record, opened);
         return Box::pin(requests(shared, record, to, &mut wire, Some(open))).await;
     }
+    if seen == Application::Http2 {
+        adopted(shared, record, opened).await;
+        return Box::pin(streams(shared, record, to, wire)).await;
+    }
     record.facts().application = Application::Bytes;
     let (app, received) = wire.into_parts();
     let early = Early {
@@ -370,6 +390,23 @@ fn kept(shared: &Arc<Shared>, record: &Record, opened: Opened) -> (UpKey, IdleUp
         }
     };
     (key, IdleUp::new(wire, peer, generation, series))
+}
+
+/// The upstream that has been reached joins those that all HTTP/2 streams share.
+async fn adopted(shared: &Arc<Shared>, record: &Record, opened: Opened) {
+    let (address, in_mesh) = {
+        let facts = record.facts();
+        (
+            facts.upstream.unwrap_or(record.destination),
+            facts.peer_workload.is_some(),
+        )
+    };
+    match opened {
+        Opened::Plaintext(far, _) => shared.http2.adopt_plain(shared, address, in_mesh, far).await,
+        Opened::Pooled(key, leased) => shared.http2.adopt(shared, key, leased).await,
+        // Made for one application connection, which it ends with.
+        Opened::Alone(link) => link.close(),
+    }
 }
 
 /// Gives back what can be used again.

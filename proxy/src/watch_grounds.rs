@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     authorize::{self, Answer, OnConnection, Question, grounds},
-    connection::{Carrier, Connection, Cut, Direction},
+    connection::{Application, Carrier, Connection, Cut, Direction},
     destinations::of_family,
     shared::Shared,
     state::Snapshot,
@@ -91,7 +91,9 @@ fn judge(snapshot: &Snapshot, connection: &Connection, now: SystemTime, policy_t
             facts.decision.is_some(),
         )
     };
-    if let Some(peer) = &peer {
+    // The streams of an application go over connections that many share, each with grounds of its own.
+    let shares = application == Application::Http2 && connection.direction == Direction::Outbound;
+    if let Some(peer) = peer.as_ref().filter(|_| !shares) {
         grounds(snapshot, peer, now)?;
     }
     if !policy_too || !judged || carrier == Carrier::Unknown {
@@ -116,6 +118,10 @@ fn judge(snapshot: &Snapshot, connection: &Connection, now: SystemTime, policy_t
                 };
             }
             authorize::inbound(snapshot, question)
+        }
+        (Direction::Outbound, _) if shares => {
+            connection.judge_again();
+            return Ok(());
         }
         (Direction::Outbound, Some(upstream)) => {
             let to = authorize::workload_at(snapshot, upstream, peer.as_deref());

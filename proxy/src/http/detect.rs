@@ -83,7 +83,7 @@ pub(crate) fn detect(bytes: &[u8], declared: Declared) -> Application {
         let length = bytes.len().min(method.len());
         bytes[..length] == method[..length]
     };
-    if !METHODS.iter().any(|method| begins(method)) {
+    if !METHODS.iter().any(begins) {
         return Application::Bytes;
     }
     match memchr::memchr(b'\n', bytes) {

@@ -185,6 +185,15 @@ impl LinkWire {
         Some((stream.into_link()?, joined))
     }
 
+    /// The byte stream, for whoever speaks another protocol on it; with input that lies in it no more.
+    pub(crate) fn into_stream(self) -> (LinkStream, Vec<u8>) {
+        let Self {
+            stream, mut joined, at, ..
+        } = self;
+        joined.drain(..at);
+        (stream, joined)
+    }
+
     /// Aborts it, and tells the peer why.
     pub(crate) fn abort_for(self, reason: ResetReason) {
         self.stream.abort(reason);

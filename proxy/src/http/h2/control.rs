@@ -6,7 +6,7 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -56,6 +56,14 @@ impl Control {
 
     pub(super) fn end_at(&mut self, at: Instant) {
         self.deadline = Some(Box::pin(sleep_until(at.into())));
+    }
+
+    /// From now on only the limit of the whole request counts, if there is one.
+    pub(super) fn end_at_last(&mut self, started: Option<Instant>, limit: Option<Duration>) {
+        match started.zip(limit) {
+            Some((started, limit)) => self.end_at(started + limit),
+            None => self.deadline = None,
+        }
     }
 
     /// True once after each change of policy.

@@ -15,8 +15,7 @@ use squire_mesh::policy::{
     path::{PathNormalization, normalize},
 };
 
-use super::forwarded::{CLIENT_CERT, FORWARDED_FOR, Forwarded, is_ours};
-use crate::http::{Edits, Fields, RequestView, Version};
+use crate::http::{Edits, Fields, Forwarded, RequestView, Version};
 
 /// Why a request is answered with 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -159,6 +158,23 @@ impl Head {
     }
 }
 
+/// Carries out what a route wants changed in a response's head.
+pub(super) fn edit_response(headers: &mut HeaderMap, edits: &Edits) {
+    for name in &edits.remove {
+        headers.remove(&**name);
+    }
+    let field = |name: &str, value: &[u8]| {
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        HeaderValue::from_bytes(value).ok().map(|value| (name, value))
+    };
+    for (name, value) in edits.set.iter().filter_map(|(name, value)| field(name, value)) {
+        headers.insert(name, value);
+    }
+    for (name, value) in edits.add.iter().filter_map(|(name, value)| field(name, value)) {
+        headers.append(name, value);
+    }
+}
+
 /// Takes identity fields out of trailers: an application may merge them into the request's fields.
 pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
     remove_ours(trailers);
@@ -206,18 +222,25 @@ fn has_outer_space(value: &[u8]) -> bool {
 /// Replaces what a client says about itself by what we know.
 fn tell(headers: &mut HeaderMap, forwarded: &Forwarded) -> Result<(), Malformed> {
     remove_ours(headers);
-    let value = |text: &str| HeaderValue::try_from(text).map_err(|_| Malformed("the peer's name"));
-    headers.insert(HeaderName::from_static(FORWARDED_FOR), value(&forwarded.forwarded_for)?);
-    if let Some(cert) = &forwarded.client_cert {
-        headers.insert(HeaderName::from_static(CLIENT_CERT), value(cert)?);
+    for (name, value) in forwarded.iter() {
+        let value = HeaderValue::from_bytes(value).map_err(|_| Malformed("the peer's name"))?;
+        headers.insert(HeaderName::from_static(name), value);
     }
     Ok(())
 }
 
 fn remove_ours(headers: &mut HeaderMap) {
-    while let Some(name) = headers.keys().find(|name| is_ours(name.as_str().as_bytes())).cloned() {
+    while let Some(name) = headers.keys().find(|name| is_ours(name.as_str())).cloned() {
         headers.remove(name);
     }
+}
+
+/// Whether a field of this name is ours alone. `_` counts as `-`: many an application framework takes both for one.
+fn is_ours(name: &str) -> bool {
+    ["x-forwarded-client-cert", "x-forwarded-for"].iter().any(|ours| {
+        let same = |(byte, ours): (u8, u8)| byte == ours || (byte == b'_' && ours == b'-');
+        name.len() == ours.len() && name.bytes().zip(ours.bytes()).all(same)
+    })
 }
 
 fn edit(headers: &mut HeaderMap, authority: &mut Authority, edits: &Edits) -> Result<(), Malformed> {
@@ -310,22 +333,32 @@ mod tests {
             .header("x_forwarded_client_cert", "URI=spiffe://td/ns/x/sa/admin")
             .header("x-forwarded-client-cert", "URI=spiffe://td/ns/x/sa/admin")
             .header("x-other", "1");
-        let forwarded = Forwarded {
-            client_cert: None,
-            forwarded_for: "10.0.0.1".into(),
-        };
         let forwarded = check(request)
             .unwrap()
-            .forward(&Edits::default(), Some(&forwarded))
+            .forward(&Edits::default(), Some(&Forwarded::none()))
             .unwrap();
         let fields: Vec<_> = forwarded
             .headers()
             .iter()
             .map(|(name, value)| (name.as_str(), value))
             .collect();
-        assert_eq!(fields.len(), 2, "{fields:?}");
-        assert_eq!(forwarded.headers()["x-forwarded-for"], "10.0.0.1");
+        assert_eq!(fields.len(), 1, "{fields:?}");
         assert_eq!(forwarded.headers()["x-other"], "1");
+    }
+
+    #[test]
+    fn every_spelling_an_application_may_take_for_ours_is_ours() {
+        for name in ["x-forwarded-for", "x_forwarded-for", "x_forwarded_client_cert"] {
+            assert!(is_ours(name), "{name}");
+        }
+        for name in [
+            "x-forwarded-fo",
+            "x-forwarded-host",
+            "y-forwarded-for",
+            "xyforwarded-for",
+        ] {
+            assert!(!is_ours(name), "{name}");
+        }
     }
 
     #[test]

@@ -94,6 +94,14 @@ impl Line {
         }
     }
 
+    /// Takes in a connection that was opened elsewhere, if one more may be open here.
+    pub(super) fn adopt(&self, upstream: Arc<Upstream>) {
+        match self.has_room() {
+            true => self.lock().push(upstream),
+            false => upstream.retire(),
+        }
+    }
+
     /// Retires what is outdated or has been idle for so long, cuts what has lost its grounds, forgets what is over. Returns
     /// how many are left.
     pub(super) fn sweep(

@@ -14,7 +14,6 @@
 //! Nothing here decides: [`Gate`] and [`Way`] do.
 
 mod control;
-mod forwarded;
 mod grpc;
 mod head;
 mod limits;

@@ -13,8 +13,10 @@ use http::{Response, StatusCode};
 use super::{
     control::{Control, Interrupt},
     grpc,
+    head::edit_response,
     pump::{Broken, Pump},
 };
+use crate::http::Edits;
 
 /// Both directions of one stream.
 pub(super) struct Relay {
@@ -24,6 +26,9 @@ pub(super) struct Relay {
     /// Of the response; 0 until there is one.
     pub(super) status: u16,
     pub(super) grpc_status: Option<u8>,
+    response_edits: Edits,
+    /// That the response is over has been said.
+    told: bool,
 }
 
 /// The response.
@@ -36,6 +41,8 @@ enum Back {
 /// What has happened.
 #[derive(Debug)]
 pub(super) enum Event {
+    /// The response's head has been passed on.
+    Head,
     /// The response has been passed on whole; the request's body may go on.
     Answered,
     /// Both directions are over.
@@ -48,13 +55,21 @@ pub(super) enum Event {
 
 impl Relay {
     /// Of a request whose head has been sent; `ended`: there was nothing but the head.
-    pub(super) fn new(body: RecvStream, sink: SendStream<Bytes>, response: ResponseFuture, ended: bool) -> Self {
+    pub(super) fn new(
+        body: RecvStream,
+        sink: SendStream<Bytes>,
+        response: ResponseFuture,
+        ended: bool,
+        response_edits: Edits,
+    ) -> Self {
         Self {
             there: Pump::request(body, sink),
             there_over: ended,
             back: Back::Awaited(response),
             status: 0,
             grpc_status: None,
+            response_edits,
+            told: false,
         }
     }
 
@@ -78,9 +93,7 @@ impl Relay {
                     if let Err(error) = self.answer(head, control) {
                         return Poll::Ready(Event::ClientGone(reason_of(&error)));
                     }
-                    if matches!(self.back, Back::Over) {
-                        return Poll::Ready(Event::Answered);
-                    }
+                    return Poll::Ready(Event::Head);
                 }
                 Back::Flowing(pump) => {
                     match ready!(pump.poll(cx)) {
@@ -90,6 +103,9 @@ impl Relay {
                     }
                     self.grpc_status = self.grpc_status.or(pump.grpc_status);
                     self.back = Back::Over;
+                }
+                Back::Over if !self.told => {
+                    self.told = true;
                     return Poll::Ready(Event::Answered);
                 }
                 Back::Over if self.there_over => return Poll::Ready(Event::Over),
@@ -99,9 +115,12 @@ impl Relay {
     }
 
     fn answer(&mut self, head: Response<RecvStream>, control: &mut Control) -> Result<(), h2::Error> {
-        let (parts, body) = head.into_parts();
+        let (mut parts, body) = head.into_parts();
         self.status = parts.status.as_u16();
         self.grpc_status = grpc::status(&parts.headers);
+        if !self.response_edits.is_empty() {
+            edit_response(&mut parts.headers, &self.response_edits);
+        }
         let ended = body.is_end_stream();
         let sink = control.respond.send_response(Response::from_parts(parts, ()), ended)?;
         control.answered = true;

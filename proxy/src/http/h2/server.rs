@@ -26,7 +26,11 @@ use super::{
     stream,
     ticket::Ticket,
 };
-use crate::{connection::Cut, forward::Interrupted, outcome::Outcome};
+use crate::{
+    connection::{Application, Cut},
+    forward::Interrupted,
+    outcome::Outcome,
+};
 
 /// A goodbye that the client does not take is not waited for longer.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -36,6 +40,7 @@ pub(super) async fn serve<S>(side: Arc<Side>, client: S, received: Bytes, limits
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    side.connection().facts().application = Application::Http2;
     let metered = Metered::new(client, received, Arc::clone(side.connection()));
     let watch = metered.watch();
     let hello = timeout(limits.preface, limits.server().handshake(metered));

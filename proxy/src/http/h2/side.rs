@@ -4,14 +4,12 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use squire_mesh::policy::{Decision, path::PathNormalization};
 use tokio::{net::TcpStream, sync::Notify};
 
 use super::{
-    forwarded::Forwarded,
     limits::Limits,
     line::{Line, Unreachable},
     upstream::{Grounds, Slot, Upstream},
@@ -19,10 +17,11 @@ use super::{
 use crate::{
     authorize::Permit,
     connection::{Carrier, Connection},
-    http::{Edits, Gate, Refused, RequestView, Standing, Way},
+    http::{Course, Edits, Flag, Forwarded, Gate, LocalReply, Refused, RequestView, Standing, Way},
     outbound,
     route::Endpoint,
     shared::Shared,
+    traffic::Picked,
 };
 
 /// Which side, with what it needs.
@@ -46,13 +45,12 @@ pub(super) struct In {
 pub(super) struct Pass {
     permit: Permit,
     pub(super) edits: Edits,
-    /// From the request's head to the response's last byte.
-    pub(super) timeout: Option<Duration>,
-    pub(super) route: Option<Arc<str>>,
     pub(super) decision: Option<Decision>,
     standing: Standing,
     /// Outbound: where to.
     endpoint: Option<Endpoint>,
+    /// Outbound: to be told how the try went.
+    pub(super) picked: Option<Picked>,
 }
 
 impl Pass {
@@ -104,31 +102,43 @@ impl Side {
             .map_or_else(PathNormalization::default, |table| table.path_normalization)
     }
 
-    /// Judges a request; outbound it is given an endpoint other than those that were `tried`.
-    pub(super) async fn pass(&self, view: &RequestView<'_>, tried: &[SocketAddr]) -> Result<Pass, Refused> {
+    /// Outbound: what becomes of a request, whichever endpoint takes it.
+    pub(super) fn plan(&self, view: &RequestView<'_>) -> Result<Option<Course>, Refused> {
         match self {
-            Self::In(side) => side.gate.admit(view).await.map(|admitted| Pass {
+            Self::In(_) => Ok(None),
+            Self::Out(way) => way.plan(view).map(Some),
+        }
+    }
+
+    /// Judges a request; outbound it is given an endpoint other than those that were `tried`.
+    pub(super) async fn pass(
+        &self,
+        view: &RequestView<'_>,
+        course: Option<&Course>,
+        tried: &[SocketAddr],
+    ) -> Result<Pass, Refused> {
+        match (self, course) {
+            (Self::In(side), _) => side.gate.admit(view).await.map(|admitted| Pass {
                 permit: admitted.permit,
                 edits: admitted.edits,
-                timeout: None,
-                route: None,
                 decision: Some(admitted.decision),
                 standing: admitted.standing,
                 endpoint: None,
+                picked: None,
             }),
-            Self::Out(way) => {
-                let course = way.plan(view)?;
-                let chosen = way.choose(&course, tried)?;
-                Ok(Pass {
-                    permit: chosen.permit,
-                    edits: course.edits(),
-                    timeout: course.timeout(),
-                    route: course.route(),
-                    decision: None,
-                    standing: Standing::default(),
-                    endpoint: Some(chosen.endpoint),
-                })
-            }
+            (Self::Out(way), Some(course)) => way.choose(course, tried).map(|chosen| Pass {
+                permit: chosen.permit,
+                edits: course.edits(),
+                decision: None,
+                standing: Standing::default(),
+                endpoint: Some(chosen.endpoint),
+                picked: chosen.picked,
+            }),
+            (Self::Out(_), None) => Err(Refused {
+                reply: LocalReply::text(503, "no way"),
+                flag: Flag::NoRoute,
+                decision: None,
+            }),
         }
     }
 

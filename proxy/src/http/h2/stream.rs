@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
 use http::{HeaderValue, Request};
+use tokio::time::timeout;
 
 use super::{
     control::{Control, Interrupt},
@@ -24,7 +25,10 @@ use super::{
     ticket::Ticket,
     upstream::Slot,
 };
-use crate::http::{Exchange, Flag, LocalReply, Refused, Version};
+use crate::{
+    http::{Course, Exchange, Flag, LocalReply, Refused, Version},
+    traffic::{self as retry, Attempt, TryResult},
+};
 
 /// Serves one stream.
 pub(super) async fn serve(
@@ -51,6 +55,7 @@ pub(super) async fn serve(
         exchange: Some(Exchange::begin(recorder, side.connection(), &view)),
         head: &head,
         control,
+        course: None,
         tried: Vec::new(),
     };
     stream.run(body).await;
@@ -74,36 +79,47 @@ struct Stream<'a> {
     control: Control,
     /// Until the response is over.
     exchange: Option<Exchange>,
-    /// Endpoints that could not be reached.
+    /// Outbound: what becomes of it, whichever endpoint takes it.
+    course: Option<Course>,
+    /// Endpoints that have failed for it.
     tried: Vec<SocketAddr>,
 }
 
 /// What to do about an attempt that did not bring a response.
 enum Failed {
-    /// Nothing has been sent, or nothing of it was looked at: another connection may do.
+    /// None of it was looked at, or it may be done twice: another connection or endpoint may do.
     Again(RecvStream, Problem),
     /// It is over.
     Over,
 }
 
-/// Why an attempt failed before the server looked at it.
+/// Why an attempt failed.
 enum Problem {
-    /// The endpoint.
-    Endpoint(Option<SocketAddr>, String),
-    /// The connection, on which the server did not take the stream.
-    Connection(h2::Error),
+    /// The endpoint could not be reached.
+    Unreachable(String),
+    /// The server did not take the stream.
+    Refused(h2::Error),
+    /// It took longer than one try may.
+    Late,
 }
 
 impl Stream<'_> {
     async fn run(mut self, mut body: RecvStream) {
-        for attempt in 1..=self.limits.attempts {
+        match self.side.plan(&self.head.view()) {
+            Ok(course) => self.course = course,
+            Err(refused) => return self.refuse(refused),
+        }
+        loop {
             match self.attempt(body).await {
                 Err(Failed::Again(unsent, problem)) => {
-                    if attempt == self.limits.attempts {
+                    let Some(wait) = self.retry(&problem) else {
                         return self.give_up(&problem);
-                    }
-                    if let Problem::Endpoint(Some(address), _) = problem {
-                        self.tried.push(address);
+                    };
+                    if !wait.is_zero()
+                        && let Err(interrupt) = self.control.guard(tokio::time::sleep(wait)).await
+                    {
+                        self.interrupted(None, interrupt);
+                        return;
                     }
                     body = unsent;
                 }
@@ -112,55 +128,103 @@ impl Stream<'_> {
         }
     }
 
+    /// After what wait the request may be tried again, if it may. Its body is whole.
+    fn retry(&self, problem: &Problem) -> Option<Duration> {
+        let exchange = self.exchange.as_ref()?;
+        let tries = u32::from(exchange.attempts);
+        let attempt = Attempt {
+            method: self.head.view().method,
+            tries: tries.max(1),
+            failed: match problem {
+                Problem::Unreachable(_) => retry::Failed::Unconnected,
+                Problem::Refused(_) => retry::Failed::Refused,
+                Problem::Late => retry::Failed::TimedOut,
+            },
+            body: retry::Body::Whole,
+            responded: false,
+            left: self.left(),
+        };
+        let by_route = self.course.as_ref().and_then(|course| course.retry(&attempt));
+        // A stream that a server has not looked at costs nobody anything: a connection that goes away loses no request.
+        let unread = matches!(problem, Problem::Refused(_)) && exchange.attempts < self.limits.attempts;
+        by_route.or_else(|| unread.then_some(Duration::ZERO))
+    }
+
+    /// What is left of the request's time.
+    fn left(&self) -> Option<Duration> {
+        let limit = self.limit()?;
+        let exchange = self.exchange.as_ref()?;
+        Some(limit.saturating_sub(exchange.started.elapsed()))
+    }
+
+    /// The route's limit, or the client's if that is shorter; none: the route sets none.
+    fn limit(&self) -> Option<Duration> {
+        let limit = self.course.as_ref()?.timeout()?;
+        Some(self.asked().map_or(limit, |asked| asked.min(limit)))
+    }
+
+    /// The deadline that a gRPC client asks for.
+    fn asked(&self) -> Option<Duration> {
+        self.head
+            .field("grpc-timeout")
+            .filter(|_| self.grpc)
+            .and_then(grpc::timeout)
+    }
+
     async fn attempt(&mut self, body: RecvStream) -> Result<(), Failed> {
-        let pass = match self.control.guard(self.side.pass(&self.head.view(), &self.tried)).await {
+        let view = self.head.view();
+        let passing = self.side.pass(&view, self.course.as_ref(), &self.tried);
+        let mut pass = match self.control.guard(passing).await {
             Ok(Ok(pass)) => pass,
             Ok(Err(refused)) => {
-                // Nowhere else to go after an endpoint has failed: that is what there is to tell.
                 self.refuse(refused);
                 return Err(Failed::Over);
             }
             Err(interrupt) => return Err(self.interrupted(None, interrupt)),
         };
-        let timeout = self.note(&pass);
-        let slot = match self.control.guard(self.side.slot(&pass)).await {
+        self.note(&pass);
+        let begun = Instant::now();
+        let reaching = reach(self.side, &pass, self.course.as_ref().and_then(Course::connect_timeout));
+        let slot = match self.control.guard(reaching).await {
             Ok(Ok(slot)) => slot,
             Ok(Err(unreachable)) => {
-                let problem = Problem::Endpoint(pass.address(), unreachable.to_string());
-                return Err(Failed::Again(body, problem));
+                self.failed_there(&mut pass, begun);
+                return Err(Failed::Again(body, Problem::Unreachable(unreachable)));
             }
             Err(interrupt) => return Err(self.interrupted(None, interrupt)),
         };
-        let (relay, slot) = self.send(body, &pass, slot, timeout)?;
-        let done = self.relay(relay, &pass).await;
+        if let Some(picked) = &mut pass.picked {
+            picked.connected();
+        }
+        let (relay, slot) = self.send(body, &pass, slot)?;
+        let done = self.relay(relay, &mut pass).await;
         drop(slot);
         done
     }
 
-    /// Notes in the record what was decided. Returns the deadline that the next hop has to be told.
-    fn note(&mut self, pass: &Pass) -> Option<Duration> {
-        let asked = self
-            .head
-            .field("grpc-timeout")
-            .filter(|_| self.grpc)
-            .and_then(grpc::timeout);
-        let exchange = self.exchange.as_mut()?;
+    /// The endpoint is to blame: it is not tried again for this request, and less for others.
+    fn failed_there(&mut self, pass: &mut Pass, begun: Instant) {
+        self.tried.extend(pass.address());
+        if let Some(picked) = &mut pass.picked {
+            picked.responded(TryResult::Failure, begun.elapsed(), Instant::now());
+        }
+    }
+
+    /// Notes in the record what was decided, and sets the clock.
+    fn note(&mut self, pass: &Pass) {
+        let (limit, course) = (self.limit(), self.course.as_ref());
+        let Some(exchange) = &mut self.exchange else { return };
         exchange.decision.clone_from(&pass.decision);
-        exchange.route.clone_from(&pass.route);
-        let timeout = pass.timeout?;
-        self.control
-            .end_at(exchange.started + asked.map_or(timeout, |asked| asked.min(timeout)));
-        asked.filter(|asked| *asked > timeout).map(|_| timeout)
+        exchange.route = course.and_then(Course::route);
+        let whole = limit.map(|limit| exchange.started + limit);
+        let one = course.and_then(Course::try_timeout).map(|limit| Instant::now() + limit);
+        if let Some(at) = whole.into_iter().chain(one).min() {
+            self.control.end_at(at);
+        }
     }
 
     /// Sends the head. The slot is held as long as the stream is open.
-    fn send(
-        &mut self,
-        body: RecvStream,
-        pass: &Pass,
-        mut slot: Slot,
-        timeout: Option<Duration>,
-    ) -> Result<(Relay, Slot), Failed> {
+    fn send(&mut self, body: RecvStream, pass: &Pass, mut slot: Slot) -> Result<(Relay, Slot), Failed> {
         let mut request = match self.head.forward(&pass.edits, self.side.forwarded()) {
             Ok(request) => request,
             Err(malformed) => {
@@ -170,8 +234,10 @@ impl Stream<'_> {
                 return Err(Failed::Over);
             }
         };
-        if let Some(timeout) = timeout
-            && let Ok(value) = HeaderValue::try_from(grpc::write_timeout(timeout))
+        // A shorter limit of the route is told to the server too.
+        let limit = self.course.as_ref().and_then(Course::timeout);
+        if let Some(limit) = limit.filter(|limit| self.asked().is_some_and(|asked| asked > *limit))
+            && let Ok(value) = HeaderValue::try_from(grpc::write_timeout(limit))
         {
             request.headers_mut().insert("grpc-timeout", value);
         }
@@ -180,12 +246,16 @@ impl Stream<'_> {
         }
         let ended = body.is_end_stream();
         match slot.sender.send_request(request, ended) {
-            Ok((response, sink)) => Ok((Relay::new(body, sink, response, ended), slot)),
-            Err(error) => Err(Failed::Again(body, Problem::Connection(error))),
+            Ok((response, sink)) => {
+                let edits = self.course.as_ref().map(Course::response_edits).unwrap_or_default();
+                Ok((Relay::new(body, sink, response, ended, edits), slot))
+            }
+            Err(error) => Err(Failed::Again(body, Problem::Refused(error))),
         }
     }
 
-    async fn relay(&mut self, mut relay: Relay, pass: &Pass) -> Result<(), Failed> {
+    async fn relay(&mut self, mut relay: Relay, pass: &mut Pass) -> Result<(), Failed> {
+        let sent = Instant::now();
         loop {
             let event = poll_fn(|cx| {
                 if let Poll::Ready(interrupt) = self.control.poll(cx) {
@@ -201,12 +271,29 @@ impl Stream<'_> {
             })
             .await;
             match event {
+                Ok(Event::Head) => {
+                    if let Some(picked) = &mut pass.picked {
+                        picked.responded(result_of(&relay), sent.elapsed(), Instant::now());
+                    }
+                    // The time for one try is over; the request's own goes on.
+                    self.control
+                        .end_at_last(self.exchange.as_ref().map(|exchange| exchange.started), self.limit());
+                }
                 Ok(Event::Answered) => self.finish(&relay, Flag::Ok),
                 Ok(Event::Over) => return Ok(()),
                 Ok(Event::ClientGone(reason)) => {
                     return Err(self.interrupted(Some(relay), Interrupt::Client(reason)));
                 }
-                Ok(Event::Failed(error)) => return Err(self.failed(relay, error)),
+                Ok(Event::Failed(error)) => {
+                    if !self.control.answered {
+                        self.failed_there(pass, sent);
+                    }
+                    return Err(self.failed(relay, error));
+                }
+                Err(Interrupt::Deadline) if !self.control.answered => {
+                    self.failed_there(pass, sent);
+                    return Err(self.late(relay));
+                }
                 Err(interrupt) => return Err(self.interrupted(Some(relay), interrupt)),
             }
         }
@@ -218,11 +305,20 @@ impl Stream<'_> {
             .is_some_and(|since| since.elapsed() >= self.limits.stall)
     }
 
+    /// No response in time: the time of one try, or of the request.
+    fn late(&mut self, mut relay: Relay) -> Failed {
+        if relay.is_untouched() && self.left().is_none_or(|left| !left.is_zero()) {
+            relay.reset_server(Reason::CANCEL);
+            return Failed::Again(relay.into_body(), Problem::Late);
+        }
+        self.interrupted(Some(relay), Interrupt::Deadline)
+    }
+
     /// The server's side failed.
     fn failed(&mut self, mut relay: Relay, error: h2::Error) -> Failed {
         let unprocessed = error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM));
         if unprocessed && relay.is_untouched() {
-            return Failed::Again(relay.into_body(), Problem::Connection(error));
+            return Failed::Again(relay.into_body(), Problem::Refused(error));
         }
         let said = error.reason().filter(|_| error.is_remote() && error.is_reset());
         match said {
@@ -289,20 +385,21 @@ impl Stream<'_> {
 
     fn give_up(mut self, problem: &Problem) {
         match problem {
-            Problem::Endpoint(_, detail) => {
+            Problem::Unreachable(detail) => {
                 tracing::debug!(detail, "no endpoint reached");
                 self.reply(
                     &LocalReply::text(503, "the upstream cannot be reached"),
                     Flag::Unreachable,
                 );
             }
-            Problem::Connection(error) => {
+            Problem::Refused(error) => {
                 tracing::debug!(%error, "the server takes no stream");
                 self.reply(
                     &LocalReply::text(503, "the upstream refused the request"),
                     Flag::UpstreamReset,
                 );
             }
+            Problem::Late => self.reply(&LocalReply::text(504, "upstream request timeout"), Flag::Timeout),
         }
     }
 
@@ -322,5 +419,25 @@ impl Stream<'_> {
             exchange.grpc_status = relay.grpc_status;
             exchange.finish(flag);
         }
+    }
+}
+
+/// Room on a connection to where the request goes, in the time there is for that.
+async fn reach(side: &Side, pass: &Pass, limit: Option<Duration>) -> Result<Slot, String> {
+    let reaching = side.slot(pass);
+    let reached = match limit {
+        None => reaching.await,
+        Some(limit) => timeout(limit, reaching)
+            .await
+            .map_err(|_| format!("no connection in {limit:?}"))?,
+    };
+    reached.map_err(|unreachable| unreachable.to_string())
+}
+
+/// What a response says of its endpoint. gRPC says it with its status: UNAVAILABLE.
+fn result_of(relay: &Relay) -> TryResult {
+    match relay.grpc_status {
+        Some(14) => TryResult::Failure,
+        _ => TryResult::of_status(relay.status),
     }
 }

@@ -9,6 +9,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use squire_mesh::spiffe::SpiffeId;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+
 use super::{
     limits::Limits,
     line::{Line, Unreachable},
@@ -19,7 +25,7 @@ use crate::{
     connection::{Carrier, Connection},
     dial::DialError,
     link::{Framing, LinkStream},
-    pool,
+    pool::{self, Leased},
     route::{Endpoint, Via},
     shared::Shared,
     socket,
@@ -28,7 +34,7 @@ use crate::{
 /// Whom a line leads to, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
-    peer: Option<(squire_mesh::spiffe::SpiffeId, Framing)>,
+    peer: Option<(SpiffeId, Framing)>,
     address: SocketAddr,
     from: Option<IpAddr>,
 }
@@ -50,11 +56,7 @@ impl Upstreams {
         _permit: &Permit,
     ) -> Result<Slot, Unreachable> {
         let key = Key::of(shared, endpoint);
-        let line = Arc::clone(
-            self.lock()
-                .entry(key.clone())
-                .or_insert_with(|| Arc::new(Line::new(self.limits))),
-        );
+        let line = self.line(&key);
         let generation = generation(shared);
         let current = |grounds: &Grounds| grounds.generation.is_none() || grounds.generation == generation;
         let slot = line.slot(current, || self.open(shared, &line, &key)).await?;
@@ -66,17 +68,55 @@ impl Upstreams {
         let Some((peer, framing)) = &key.peer else {
             let tcp = shared.dialer.tcp(key.address, key.from).await?;
             socket::tune(&socket2::SockRef::from(&tcp));
-            let grounds = Grounds {
-                carrier: Carrier::Plaintext,
-                ..Grounds::default()
-            };
-            return Ok(Upstream::start(tcp, &self.limits, grounds, &line.signals, &shared.tasks).await?);
+            return Ok(Upstream::start(tcp, &self.limits, plain(), &line.signals, &shared.tasks).await?);
         };
         let (stream, grounds) = match framing {
             Framing::Squire => pooled(shared, key, peer).await?,
             Framing::Plain => dialled(shared, key, peer).await?,
         };
         Ok(Upstream::start(stream, &self.limits, grounds, &line.signals, &shared.tasks).await?)
+    }
+
+    /// Takes in a link that was leased, and OPEN sent on it, before it was known that HTTP/2 would be spoken.
+    pub(crate) async fn adopt(&self, shared: &Arc<Shared>, link: pool::Key, leased: Leased) {
+        let key = Key {
+            peer: Some((link.peer.clone(), Framing::Squire)),
+            address: link.address,
+            from: link.from,
+        };
+        let grounds = grounds_of(&leased);
+        self.take_in(shared, &key, shared.pool.stream_begun(link, leased), grounds)
+            .await;
+    }
+
+    /// The same for a connection to where no mutual TLS is spoken.
+    pub(crate) async fn adopt_plain(&self, shared: &Arc<Shared>, address: SocketAddr, in_mesh: bool, tcp: TcpStream) {
+        let key = Key {
+            peer: None,
+            address,
+            from: in_mesh.then(|| shared.source(&shared.snapshot())).flatten(),
+        };
+        self.take_in(shared, &key, tcp, plain()).await;
+    }
+
+    async fn take_in<S>(&self, shared: &Shared, key: &Key, io: S, grounds: Grounds)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let line = self.line(key);
+        match Upstream::start(io, &self.limits, grounds, &line.signals, &shared.tasks).await {
+            Ok(upstream) => line.adopt(upstream),
+            Err(error) => tracing::debug!(%error, "the upstream was lost before its first stream"),
+        }
+    }
+
+    fn line(&self, key: &Key) -> Arc<Line> {
+        let mut lines = self.lock();
+        Arc::clone(
+            lines
+                .entry(key.clone())
+                .or_insert_with(|| Arc::new(Line::new(self.limits))),
+        )
     }
 
     /// Closes what is idle or outdated, and cuts what is no longer trusted; called now and then and whenever trust
@@ -125,34 +165,36 @@ fn generation(shared: &Shared) -> Option<u64> {
 }
 
 /// On a link from the pool, which takes it back when the HTTP/2 connection is closed.
-async fn pooled(
-    shared: &Arc<Shared>,
-    key: &Key,
-    peer: &squire_mesh::spiffe::SpiffeId,
-) -> Result<(LinkStream, Grounds), DialError> {
+async fn pooled(shared: &Arc<Shared>, key: &Key, peer: &SpiffeId) -> Result<(LinkStream, Grounds), DialError> {
     let link = pool::Key {
         peer: peer.clone(),
         address: key.address,
         from: key.from,
     };
-    let generation = generation(shared);
     let leased = shared.pool.lease(&link).await?;
-    let grounds = Grounds {
-        peer: Some(Arc::clone(&leased.peer)),
-        generation,
-        carrier: Carrier::Mesh(Framing::Squire),
-        tls: Some(leased.parameters),
-        handshake: leased.handshake,
-    };
+    let grounds = grounds_of(&leased);
     Ok((shared.pool.stream(link, leased, shared.next_id()), grounds))
 }
 
+fn grounds_of(leased: &Leased) -> Grounds {
+    Grounds {
+        peer: Some(Arc::clone(&leased.peer)),
+        generation: Some(leased.generation),
+        carrier: Carrier::Mesh(Framing::Squire),
+        tls: Some(leased.parameters),
+        handshake: leased.handshake,
+    }
+}
+
+fn plain() -> Grounds {
+    Grounds {
+        carrier: Carrier::Plaintext,
+        ..Grounds::default()
+    }
+}
+
 /// `squire-tls/1`: a link of its own.
-async fn dialled(
-    shared: &Arc<Shared>,
-    key: &Key,
-    peer: &squire_mesh::spiffe::SpiffeId,
-) -> Result<(LinkStream, Grounds), DialError> {
+async fn dialled(shared: &Arc<Shared>, key: &Key, peer: &SpiffeId) -> Result<(LinkStream, Grounds), DialError> {
     let credentials = shared.credentials.borrow().clone().ok_or(DialError::NoIdentity)?;
     let dialled = shared
         .dialer

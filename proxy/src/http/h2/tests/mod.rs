@@ -104,6 +104,7 @@ impl Rig {
             dialer,
             pool,
             traffic,
+            Arc::new(crate::http::h1::IdleUpstreams::new(8, Duration::from_secs(60))),
             10,
             (None, false),
             destinations,
@@ -178,10 +179,12 @@ impl Rig {
     /// Serves an application outbound, whose connection was meant for `to`.
     fn outbound(&self, to: SocketAddr) -> DuplexStream {
         let record = self.open(Direction::Outbound);
+        let target = Target::Address(to);
         let way = Way {
             shared: Arc::clone(&self.shared),
             connection: Arc::clone(&record),
-            target: Target::Address(to),
+            route: crate::route::route(&self.shared.snapshot(), &target).unwrap(),
+            target,
         };
         let (near, far) = tokio::io::duplex(256 * 1024);
         tokio::spawn(async move {
