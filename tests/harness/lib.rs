@@ -16,6 +16,7 @@ mod figures;
 pub mod forge;
 pub mod http;
 mod mesh;
+pub mod mirror;
 pub mod namespace;
 mod peers;
 mod process;

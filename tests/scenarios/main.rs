@@ -5,6 +5,7 @@
 mod connections;
 mod demo;
 mod hostile;
+mod http;
 mod identity;
 mod issuing;
 mod joining;
@@ -13,4 +14,5 @@ mod modes;
 mod outages;
 mod peers;
 mod routing;
+mod smuggling;
 mod transparent;

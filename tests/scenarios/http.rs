@@ -1,0 +1,416 @@
+//! HTTP/1 through a pair of squires: each request is judged and counted by itself, and everything HTTP is arrives as it
+//! was sent.
+
+use squire_tests::{Mesh, Sidecar, eventually, http::Client, id, mirror::Mirror};
+use tokio::io::AsyncWriteExt;
+
+/// Requests of `web` to `db`: GET under /open, POST /orders, WebSocket; never /admin.
+const RULES: &str = "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: api, namespace: shop}
+spec:
+  selector: {matchLabels: {app: db}}
+  action: ALLOW
+  rules:
+  - from: [{source: {serviceAccounts: [web]}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-admin, namespace: shop}
+spec:
+  selector: {matchLabels: {app: db}}
+  action: DENY
+  rules:
+  - to: [{operation: {paths: ['/admin', '/admin/*']}}]
+  - to: [{operation: {methods: [DELETE]}}]
+  - when: [{key: 'request.headers[x-role]', values: [guest]}]
+";
+
+struct Pair<'m> {
+    app: Mirror,
+    db: Sidecar,
+    web: Sidecar,
+    _mesh: &'m Mesh,
+}
+
+impl Pair<'_> {
+    async fn client(&self) -> Client {
+        Client::connect(self.web.to("db:8080")).await.unwrap()
+    }
+}
+
+async fn pair<'m>(mesh: &'m Mesh, rules: &str) -> Pair<'m> {
+    if !rules.is_empty() {
+        mesh.write("rules.yaml", rules);
+    }
+    let app = Mirror::start().await;
+    let db = mesh.pod("db").serves(8080, app.address());
+    let web = mesh.pod("web").reaches("db:8080");
+    mesh.start().await;
+    let (db, web) = tokio::join!(db.start(), web.start());
+    Pair {
+        app,
+        db,
+        web,
+        _mesh: mesh,
+    }
+}
+
+#[tokio::test]
+async fn each_request_on_a_connection_is_judged_and_counted_by_itself() {
+    let mesh = Mesh::strict();
+    let pair = pair(&mesh, RULES).await;
+    let mut client = pair.client().await;
+    assert_eq!(client.get("/open/a?q=1").await.status, 200);
+    let denied = client.get("/admin/users").await;
+    assert_eq!(denied.status, 403);
+    assert!(!denied.text().contains("no-admin"), "{}", denied.text());
+    assert_eq!(
+        client.ask("DELETE /open HTTP/1.1\r\nHost: db\r\n\r\n").await.status,
+        403
+    );
+    assert_eq!(
+        client
+            .ask("GET /x HTTP/1.1\r\nHost: db\r\nX-Role: user\r\nX-Role: guest\r\n\r\n")
+            .await
+            .status,
+        403,
+        "each value of a repeated field counts"
+    );
+    assert_eq!(client.get("/open/b").await.status, 200);
+    assert_eq!(
+        (pair.app.requests(), pair.app.connections()),
+        (2, 1),
+        "one connection, and nothing denied reached it"
+    );
+
+    let seen = pair.db.connections().await;
+    assert_eq!(
+        (&seen[0]["application"], &seen[0]["requests"]),
+        (&"http/1.1".into(), &5.into())
+    );
+    let between = |status: &'static str, flag: &'static str| {
+        [
+            ("direction", "inbound"),
+            ("method", "GET"),
+            ("status", status),
+            ("flag", flag),
+        ]
+    };
+    pair.db
+        .counts("squire_requests_total", &between("200", "ok"), 2.0)
+        .await;
+    pair.db
+        .counts("squire_requests_total", &between("403", "denied"), 2.0)
+        .await;
+    let principals = [("source", &*id("web")), ("destination", &*id("db"))];
+    assert_eq!(pair.db.figure("squire_requests_total", &principals).await, 5.0);
+    assert_eq!(
+        pair.db
+            .figure("squire_request_duration_seconds_count", &principals)
+            .await,
+        5.0
+    );
+    assert_eq!(pair.web.figure("squire_requests_total", &principals).await, 5.0);
+    let line = pair.db.logged(&[("event", "request"), ("path", "/admin/users")]).await;
+    assert_eq!(line["rule"], "AuthorizationPolicy shop/no-admin rule 0");
+    assert_eq!((&line["status"], &line["flag"]), (&403.into(), &"denied".into()));
+    assert_eq!((&line["source"], &line["method"]), (&id("web").into(), &"GET".into()));
+}
+
+#[tokio::test]
+async fn what_the_application_is_told_of_its_client_comes_from_the_squires_alone() {
+    let mesh = Mesh::strict();
+    let pair = pair(&mesh, "").await;
+    let mut client = pair.client().await;
+    let request = "GET /a HTTP/1.1\r\nHost: db\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Client-Cert: URI=spiffe://evil/x\r\n\
+                   Connection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Connection: x\r\nUpgrade: h2c\r\n\
+                   HTTP2-Settings: AAMAAABkAAQAAP__\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n";
+    let seen = client.ask(request).await.text();
+    let lines: Vec<&str> = seen.lines().filter(|line| !line.is_empty()).collect();
+    assert_eq!(lines[0], "GET /a HTTP/1.1");
+    assert!(
+        lines.contains(&"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        "{seen}"
+    );
+    let of = |name: &str| -> Vec<&str> {
+        let is = |line: &&&str| line.to_ascii_lowercase().starts_with(&format!("{name}: "));
+        lines
+            .iter()
+            .filter(is)
+            .map(|line| line.split_once(": ").unwrap().1)
+            .collect()
+    };
+    assert_eq!(of("x-forwarded-for"), [mesh.address("web").to_string()]);
+    let certificate = of("x-forwarded-client-cert");
+    assert_eq!(certificate.len(), 1, "{seen}");
+    assert!(certificate[0].starts_with(&format!("By={};Hash=", id("db"))), "{seen}");
+    assert!(certificate[0].ends_with(&format!(";URI={}", id("web"))), "{seen}");
+    for name in [
+        "x-hop",
+        "keep-alive",
+        "proxy-connection",
+        "upgrade",
+        "http2-settings",
+        "connection",
+    ] {
+        assert!(of(name).is_empty(), "{name}: {seen}");
+    }
+}
+
+#[tokio::test]
+async fn every_kind_of_message_arrives_as_it_was_sent() {
+    let mesh = Mesh::strict();
+    let pair = pair(&mesh, "").await;
+    let mut client = pair.client().await;
+    let chunked = "3\r\nabc\r\nA;x=y\r\n0123456789\r\n0\r\nX-T: 1\r\n\r\n";
+    let seen = client
+        .ask(&format!(
+            "POST /p HTTP/1.1\r\nHost: db\r\nTransfer-Encoding: chunked\r\n\r\n{chunked}"
+        ))
+        .await
+        .text();
+    assert!(seen.ends_with(chunked), "{seen}");
+    let seen = client
+        .ask("PUT /p HTTP/1.1\r\nHost: db\r\nContent-Length: 5\r\n\r\n12345")
+        .await
+        .text();
+    assert!(seen.ends_with("\r\n\r\n12345"), "{seen}");
+    let answer = client.get("/chunked").await;
+    assert_eq!(
+        answer.text(),
+        "5\r\nhello\r\n7;ext=1\r\n, world\r\n0\r\nX-Sum: 12\r\n\r\n"
+    );
+    client.send("HEAD /x HTTP/1.1\r\nHost: db\r\n\r\n").await.unwrap();
+    assert_eq!(client.bare_answer().await.field("content-length"), Some("4000"));
+    assert_eq!(client.get("/no-content").await.status, 204);
+    let answer = client.get("/not-modified").await;
+    assert_eq!((answer.status, answer.field("etag")), (304, Some("\"x\"")));
+    assert_eq!(client.get("/early-hints").await.status, 103);
+    assert_eq!(client.answer().await.text(), "done");
+    client
+        .send("POST /p HTTP/1.1\r\nHost: db\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(client.answer().await.status, 100);
+    client.send("body").await.unwrap();
+    assert!(client.answer().await.text().ends_with("\r\n\r\nbody"));
+    client
+        .send(
+            "GET /1 HTTP/1.1\r\nHost: db\r\n\r\nGET /2 HTTP/1.1\r\nHost: db\r\n\r\nGET /3 HTTP/1.1\r\nHost: db\r\n\r\n",
+        )
+        .await
+        .unwrap();
+    for path in ["/1", "/2", "/3"] {
+        let text = client.answer().await.text();
+        assert!(
+            text.starts_with(&format!("GET {path} ")),
+            "pipelined requests are answered in their order: {text}"
+        );
+    }
+    assert_eq!(pair.app.connections(), 1);
+    let answer = client.get("/until-close").await;
+    assert_eq!(
+        (answer.text().as_str(), answer.field("connection")),
+        ("until the end", Some("close"))
+    );
+    assert!(client.is_over().await);
+
+    let mut old = pair.client().await;
+    let answer = old.ask("GET /old HTTP/1.0\r\n\r\n").await;
+    assert!(answer.text().starts_with("GET /old HTTP/1.0\r\n"), "{}", answer.text());
+    assert!(old.is_over().await);
+}
+
+#[tokio::test]
+async fn a_websocket_is_judged_once_and_then_passes_bytes_until_policy_denies_it() {
+    let mesh = Mesh::strict();
+    let pair = pair(&mesh, RULES).await;
+    let mut client = pair.client().await;
+    let answer = client
+        .ask("GET /upgrade HTTP/1.1\r\nHost: db\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly")
+        .await;
+    assert_eq!((answer.status, answer.field("upgrade")), (101, Some("websocket")));
+    client.expect(b"early").await;
+    client.send("frames").await.unwrap();
+    client.expect(b"frames").await;
+
+    let mut bystander = pair.client().await;
+    assert_eq!(bystander.get("/open").await.status, 200);
+    mesh.write(
+        "later.yaml",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: no-sockets, namespace: shop}\nspec:\n  \
+         selector: {matchLabels: {app: db}}\n  action: DENY\n  rules: [{to: [{operation: {paths: [/upgrade]}}]}]\n",
+    );
+    assert!(client.is_over().await, "the open WebSocket is cut");
+    assert_eq!(
+        bystander.get("/open").await.status,
+        200,
+        "others on the same port are not"
+    );
+    let ended = [("event", "request"), ("path", "/upgrade"), ("flag", "denied")];
+    pair.db.logged(&ended).await;
+}
+
+#[tokio::test]
+async fn a_denial_that_arrives_while_a_request_is_open_ends_it() {
+    let mesh = Mesh::strict();
+    let pair = pair(&mesh, RULES).await;
+    let mut waiting = pair.client().await;
+    let mut halfway = pair.client().await;
+    waiting.send("GET /held HTTP/1.1\r\nHost: db\r\n\r\n").await.unwrap();
+    halfway
+        .send("GET /half-held HTTP/1.1\r\nHost: db\r\n\r\n")
+        .await
+        .unwrap();
+    halfway
+        .expect(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
+        .await;
+    eventually("both requests reached the application", async || {
+        (pair.app.requests() == 2).then_some(())
+    })
+    .await;
+    mesh.write(
+        "later.yaml",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: no-holding, namespace: shop}\nspec:\n  \
+         selector: {matchLabels: {app: db}}\n  action: DENY\n  rules: [{to: [{operation: {paths: ['*held']}}]}]\n",
+    );
+    let answer = waiting.answer().await;
+    assert_eq!(answer.status, 403, "nothing of a response had been sent yet");
+    assert!(halfway.is_over().await, "a response that has begun is broken off");
+}
+
+#[tokio::test]
+async fn a_drain_loses_no_request_that_is_under_way() {
+    let mesh = Mesh::strict();
+    let mut pair = pair(&mesh, "").await;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        let mut client = pair.client().await;
+        client.send("GET /held HTTP/1.1\r\nHost: db\r\n\r\n").await.unwrap();
+        clients.push(client);
+    }
+    eventually("all requests reached the application", async || {
+        (pair.app.requests() == 5).then_some(())
+    })
+    .await;
+    pair.db.process.signal(squire_tests::Signal::TERM);
+    pair.db.process.said(&["drain"]).await;
+    pair.app.release.notify_waiters();
+    for mut client in clients {
+        assert_eq!(client.answer().await.text(), "released");
+    }
+    assert!(pair.db.process.ended().await.success());
+}
+
+#[tokio::test]
+async fn an_end_that_breaks_off_is_told_to_the_other_and_counted_by_whose_it_was() {
+    let mesh = Mesh::strict();
+    let pair = pair(&mesh, "").await;
+    let mut client = pair.client().await;
+    client.send("GET /breaks HTTP/1.1\r\nHost: db\r\n\r\n").await.unwrap();
+    client
+        .expect(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this")
+        .await;
+    assert!(client.is_over().await, "a body that broke off never looks whole");
+    let reset = [("direction", "inbound"), ("flag", "upstream_reset")];
+    pair.db.counts("squire_requests_total", &reset, 1.0).await;
+
+    let mut client = pair.client().await;
+    assert_eq!(
+        client.get("/nonsense").await.status,
+        502,
+        "an ambiguous response is not passed on"
+    );
+    assert_eq!(
+        client.ask("POST /silent HTTP/1.1\r\nHost: db\r\n\r\n").await.status,
+        502
+    );
+    assert_eq!(client.get("/fine").await.status, 200, "the client's connection goes on");
+
+    let mut gone = pair.client().await;
+    gone.send("POST /p HTTP/1.1\r\nHost: db\r\nContent-Length: 1000\r\n\r\npart")
+        .await
+        .unwrap();
+    eventually("the request is under way", async || {
+        (pair.app.requests() >= 5).then_some(())
+    })
+    .await;
+    drop(gone);
+    let gone = [("direction", "inbound"), ("flag", "client_gone")];
+    pair.db.counts("squire_requests_total", &gone, 1.0).await;
+}
+
+#[tokio::test]
+async fn an_application_that_is_not_there_is_a_503_and_a_denied_peer_gets_a_403() {
+    let mesh = Mesh::strict();
+    mesh.allow("only-web", "db", &["web"]);
+    let nobody = squire_tests::apps::echo().await;
+    let address = nobody.address();
+    drop(nobody);
+    let db = mesh.pod("db").serves(8080, address);
+    let web = mesh.pod("web").reaches("db:8080");
+    let batch = mesh.pod("batch").reaches("db:8080");
+    mesh.start().await;
+    let (db, web, batch) = tokio::join!(db.start(), web.start(), batch.start());
+    let mut client = Client::connect(web.to("db:8080")).await.unwrap();
+    assert_eq!(client.get("/").await.status, 503);
+    let mut client = Client::connect(batch.to("db:8080")).await.unwrap();
+    assert_eq!(client.get("/").await.status, 403);
+    db.counts("squire_requests_total", &[("flag", "unreachable")], 1.0)
+        .await;
+}
+
+#[tokio::test]
+async fn large_bodies_are_streamed_and_never_held() {
+    const SIZE: usize = 256 << 20;
+    let mesh = Mesh::strict();
+    let pair = pair(&mesh, "").await;
+    let app = squire_tests::apps::serving(|mut stream| async move {
+        let mut rest = Vec::new();
+        while let Ok(Some(_)) = squire_tests::http::read_head(&mut stream, &mut rest).await {
+            let left = SIZE - rest.len();
+            rest.clear();
+            if squire_tests::mirror::drain(&mut stream, left as u64).await.is_err() {
+                return;
+            }
+            let _ = stream
+                .write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").as_bytes())
+                .await;
+            let piece = vec![b'x'; 1 << 20];
+            for _ in 0..SIZE >> 20 {
+                if stream.write_all(&piece).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    let files = mesh.pod("files").serves(8080, app.address());
+    let cat = mesh.pod("cat").reaches("files:8080");
+    let (files, cat) = tokio::join!(files.start(), cat.start());
+    let mut client = Client::connect(cat.to("files:8080")).await.unwrap();
+    client
+        .send(&format!(
+            "POST / HTTP/1.1\r\nHost: files\r\nContent-Length: {SIZE}\r\n\r\n"
+        ))
+        .await
+        .unwrap();
+    let piece = vec![b'y'; 1 << 20];
+    for _ in 0..SIZE >> 20 {
+        client.stream.write_all(&piece).await.unwrap();
+    }
+    assert_eq!(client.bare_answer().await.status, 200);
+    let left = SIZE - client.held();
+    squire_tests::mirror::drain(&mut client.stream, left as u64)
+        .await
+        .unwrap();
+    for sidecar in [&files, &cat] {
+        let resident = sidecar.process.resident_kib();
+        assert!(
+            resident < 96 * 1024,
+            "{resident} KiB are resident after {SIZE} bytes each way"
+        );
+    }
+    drop(pair);
+}
