@@ -26,6 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{server, *};
 use crate::{
     access_log::AccessLog,
+    callouts::Callouts,
     config::Unknown,
     connection::{Connection, Direction, Facts, Recorder, Registry},
     destinations::Destinations,
@@ -97,12 +98,22 @@ impl Rig {
             transparent: false,
             unknown: Unknown::Passthrough,
         };
+        let way = crate::callouts::mesh::Mesh {
+            state: state.clone(),
+            credentials: credentials.clone(),
+            dialer: Arc::clone(&dialer),
+            pool: Arc::clone(&pool),
+            bind_source: None,
+            explicit: false,
+        };
+        let callouts = Callouts::new(Arc::new(way), None, recorder.metrics.registry()).unwrap();
         let shared = Shared::new(
             state,
             credentials,
             recorder,
             dialer,
             pool,
+            callouts,
             traffic,
             Arc::new(crate::http::h1::IdleUpstreams::new(8, Duration::from_secs(60))),
             10,
