@@ -47,8 +47,8 @@ pub(crate) async fn wait(
     };
     tokio::select! {
         biased;
-        readable = client.readable() => {
-            readable?;
+        done = spoken(client) => {
+            done?;
             return decide(client, received, limit, None).await;
         }
         () = sleep(HEAD_START) => {}
@@ -60,15 +60,21 @@ pub(crate) async fn wait(
     };
     tokio::select! {
         biased;
-        readable = client.readable() => {
-            readable?;
+        done = spoken(client) => {
+            done?;
             decide(client, std::mem::take(&mut received), limit, Some(app)).await
         }
-        readable = app.readable() => {
-            readable?;
+        done = spoken(&app) => {
+            done?;
             Ok(First::Opaque { received, app: Some(app) })
         }
     }
+}
+
+/// Waits until a side has said something, or ended. Looks at the bytes themselves: a socket that is new counts as
+/// readable until that has been tried.
+async fn spoken(stream: &TcpStream) -> io::Result<()> {
+    stream.peek(&mut [0]).await.map(drop)
 }
 
 async fn decide(

@@ -34,8 +34,8 @@ pub enum Written {
 pub enum RedirectError {
     /// Not allowed to.
     #[error(
-        "{what}: not permitted; redirecting needs CAP_NET_ADMIN in this network namespace (in a pod: \
-             securityContext.capabilities.add of the container that runs this)"
+        "{what}: not permitted; this needs CAP_NET_ADMIN in the network namespace, and --check CAP_NET_RAW too \
+             (in a pod: securityContext.capabilities.add of the container that runs this)"
     )]
     NoPrivilege {
         /// What was tried.
