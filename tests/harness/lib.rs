@@ -12,6 +12,8 @@
 mod addresses;
 pub mod apps;
 pub mod authority;
+mod capture;
+pub mod cluster;
 mod figures;
 pub mod forge;
 pub mod http;
@@ -25,6 +27,8 @@ pub mod tls;
 mod wait;
 
 pub use addresses::Subnet;
+pub use capture::Capture;
+pub use cluster::{Cluster, ClusterPod, PodSidecar};
 pub use figures::Figures;
 pub use mesh::{DOMAIN, Mesh, Papers, id};
 pub use peers::{Peer, require};

@@ -1,8 +1,23 @@
-//! Network namespaces: a pod's network as Kubernetes makes it, two of them with a cable between. Needs root.
+//! Network namespaces and what is plugged into them. Needs root. Each is gone when its value is dropped, also when a test
+//! panics; what a killed process left behind is swept away by the next that starts.
 
-use std::process::Command as StdCommand;
+use std::{
+    fs,
+    path::Path,
+    process::Command as StdCommand,
+    sync::{
+        Once,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use tokio::process::Command;
+
+/// What the names of our namespaces begin with; then the process that made them.
+const PREFIX: &str = "squire-test-";
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+static SWEPT: Once = Once::new();
 
 /// A network namespace; gone when dropped.
 #[derive(Debug)]
@@ -33,34 +48,64 @@ fn run(words: &[&str]) {
     assert!(output.status.success(), "{words:?}: {errors}");
 }
 
+/// Removes the namespaces of processes that are gone.
+fn sweep() {
+    let Ok(entries) = fs::read_dir("/run/netns") else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some((pid, _)) = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')) else {
+            continue;
+        };
+        if !Path::new("/proc").join(pid).exists() {
+            let _ = StdCommand::new("ip").args(["netns", "del", &name]).output();
+        }
+    }
+}
+
 impl Namespace {
-    /// Two namespaces with a cable between them: the first has `.1`, the other `.2` of 10.77.0.0/24 and fd77::/64.
+    /// One with nothing but loopback.
     #[must_use]
-    pub fn pair() -> (Self, Self) {
-        let pid = std::process::id();
-        let (one, two) = (Self(format!("squire-{pid}-1")), Self(format!("squire-{pid}-2")));
-        for namespace in [&one, &two] {
-            run(&["ip", "netns", "add", &namespace.0]);
-            namespace.run(&["ip", "link", "set", "lo", "up"]);
-        }
-        one.run(&[
-            "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &two.0,
+    pub fn new() -> Self {
+        SWEPT.call_once(sweep);
+        let nth = NEXT.fetch_add(1, Ordering::Relaxed);
+        let namespace = Self(format!("{PREFIX}{}-{nth}", std::process::id()));
+        run(&["ip", "netns", "add", &namespace.0]);
+        namespace.run(&["ip", "link", "set", "lo", "up"]);
+        // As container runtimes do: applications that are not root have ports such as 80.
+        namespace.run(&["sysctl", "-qw", "net.ipv4.ip_unprivileged_port_start=0"]);
+        namespace
+    }
+
+    /// One with a bridge, `br0`, that others can be plugged into. It has these addresses (with their prefix).
+    #[must_use]
+    pub fn bridge(addresses: &[&str]) -> Self {
+        let namespace = Self::new();
+        // Nobody asks for multicast groups here, and neighbours are found by multicast.
+        namespace.run(&["ip", "link", "add", "br0", "type", "bridge", "mcast_snooping", "0"]);
+        namespace.run(&["ip", "link", "set", "br0", "up"]);
+        namespace.give("br0", addresses);
+        namespace
+    }
+
+    /// Plugs this into a namespace with a bridge: `eth0` here, with these addresses, and `port` there.
+    pub fn plug_into(&self, bridge: &Self, port: &str, addresses: &[&str]) {
+        bridge.run(&[
+            "ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", &self.0,
         ]);
-        for (namespace, last) in [(&one, 1), (&two, 2)] {
-            namespace.run(&["ip", "link", "set", "eth0", "up"]);
-            namespace.run(&["ip", "address", "add", &format!("10.77.0.{last}/24"), "dev", "eth0"]);
+        bridge.run(&["ip", "link", "set", port, "master", "br0", "up"]);
+        self.run(&["ip", "link", "set", "eth0", "up"]);
+        self.give("eth0", addresses);
+    }
+
+    fn give(&self, interface: &str, addresses: &[&str]) {
+        for address in addresses {
             // Without duplicate address detection, which would take a second.
-            namespace.run(&[
-                "ip",
-                "address",
-                "add",
-                &format!("fd77::{last}/64"),
-                "dev",
-                "eth0",
-                "nodad",
-            ]);
+            let mut words = vec!["ip", "address", "add", address, "dev", interface];
+            words.extend(address.contains(':').then_some("nodad"));
+            self.run(&words);
         }
-        (one, two)
     }
 
     /// Runs a command inside, which has to succeed.
@@ -79,12 +124,23 @@ impl Namespace {
     /// As [`Self::command`], as another user who can read everything.
     #[must_use]
     pub fn command_as(&self, uid: u32, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        self.command_with(uid, "+dac_override,+dac_read_search", program)
+    }
+
+    /// As [`Self::command`], as another user with these capabilities alone, as setpriv(1) writes them.
+    #[must_use]
+    pub fn command_with(&self, uid: u32, capabilities: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = self.command("setpriv");
-        let capabilities = "+dac_override,+dac_read_search";
         command.args(["--reuid", &uid.to_string(), "--clear-groups"]);
         command.args(["--inh-caps", capabilities, "--ambient-caps", capabilities, "--"]);
         command.arg(program);
         command
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -13,6 +13,7 @@ mod mistakes;
 mod modes;
 mod outages;
 mod peers;
+mod pods;
+mod redirect;
 mod routing;
 mod smuggling;
-mod transparent;
