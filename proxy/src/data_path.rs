@@ -25,13 +25,13 @@ use crate::{
     credentials,
     destinations::Destinations,
     dial::{Dialer, Timeouts},
-    http::h1::IdleUpstreams,
+    http::{h1::IdleUpstreams, h2::Upstreams},
     inbound,
     metrics::Metrics,
     outbound,
     pool::{Limits, Pool},
     route::Target,
-    shared::Shared,
+    shared::{Ids, Shared},
     state::State,
     tls::records::Engine,
     traffic::Traffic,
@@ -123,28 +123,32 @@ pub fn start(config: &Config, inputs: Inputs) -> io::Result<DataPath> {
         explicit,
     };
     let callouts = Callouts::new(Arc::new(way), None, recorder.metrics.registry()).map_err(io::Error::other)?;
-    let shared = Shared::new(
+    let shared = Arc::new(Shared {
         state,
         credentials,
+        metrics: Arc::clone(&recorder.metrics),
         recorder,
         dialer,
         pool,
         callouts,
         traffic,
-        Arc::new(IdleUpstreams::new(
+        http2: Upstreams::default(),
+        upstreams: Arc::new(IdleUpstreams::new(
             config.pool.max_idle_per_peer,
             config.pool.idle_timeout,
         )),
-        config.limits.max_pending_handshakes,
-        (config.bind_source, explicit),
-        Destinations {
+        handshakes: Arc::new(Semaphore::new(config.limits.max_pending_handshakes)),
+        bind_source: config.bind_source,
+        explicit,
+        destinations: Destinations {
             own: addresses.clone(),
             transparent: matches!(config.mode, Mode::Transparent { .. }),
             unknown: config.unknown,
         },
         tasks,
-        stop.child_token(),
-    );
+        draining: stop.child_token(),
+        ids: Ids::default(),
+    });
     tokio::spawn(watch_grounds::watch(Arc::clone(&shared), stop.clone()));
     let slots = Arc::new(Semaphore::new(
         config.limits.max_connections.min(Semaphore::MAX_PERMITS),

@@ -1,8 +1,6 @@
 //! The sidecar: it gives the workload beside it a cryptographic identity, speaks mutual TLS for it in both directions,
 //! lets in only the peers that policy allows, and tells people what it saw. It knows no Kubernetes and signs nothing.
 
-#![allow(dead_code, unused_imports, reason = "HTTP is being built on it")]
-
 mod accept;
 mod access_log;
 pub mod admin;
@@ -45,7 +43,6 @@ mod socket;
 pub mod state;
 mod sys;
 mod tls;
-#[allow(dead_code, reason = "the data path is about to use it")]
 pub mod traffic;
 pub mod vitals;
 mod watch_grounds;

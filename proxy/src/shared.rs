@@ -52,51 +52,19 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     /// No new work; what is under way may finish.
     pub(crate) draining: CancellationToken,
-    ids: AtomicU64,
+    pub(crate) ids: Ids,
+}
+
+/// Where connection ids come from.
+pub(crate) struct Ids(AtomicU64);
+
+impl Default for Ids {
+    fn default() -> Self {
+        Self(AtomicU64::new(rand::random()))
+    }
 }
 
 impl Shared {
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "each part is made elsewhere; this only holds them together"
-    )]
-    pub(crate) fn new(
-        state: State,
-        credentials: CredentialsWatch,
-        recorder: Arc<Recorder>,
-        dialer: Arc<Dialer>,
-        pool: Arc<Pool>,
-        callouts: Callouts,
-        traffic: Traffic,
-        upstreams: Arc<IdleUpstreams>,
-        max_handshakes: usize,
-        source: (Option<IpAddr>, bool),
-        destinations: Destinations,
-        tasks: TaskTracker,
-        draining: CancellationToken,
-    ) -> Arc<Self> {
-        let metrics = Arc::clone(&recorder.metrics);
-        Arc::new(Self {
-            state,
-            credentials,
-            recorder,
-            metrics,
-            dialer,
-            pool,
-            callouts,
-            traffic,
-            http2: Upstreams::default(),
-            upstreams,
-            handshakes: Arc::new(Semaphore::new(max_handshakes)),
-            bind_source: source.0,
-            explicit: source.1,
-            destinations,
-            tasks,
-            draining,
-            ids: AtomicU64::new(rand::random()),
-        })
-    }
-
     /// The newest state.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.state.borrow())
@@ -105,7 +73,7 @@ impl Shared {
     /// A connection id: unique here, and improbable anywhere else.
     pub(crate) fn next_id(&self) -> u64 {
         // An odd step visits every number before it repeats one.
-        self.ids.fetch_add(0x9E37_79B9_7F4A_7C15, Relaxed)
+        self.ids.0.fetch_add(0x9E37_79B9_7F4A_7C15, Relaxed)
     }
 
     /// Generation of the credentials in use; 0: there are none.

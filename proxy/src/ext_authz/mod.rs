@@ -12,7 +12,7 @@ use std::{
 };
 
 use squire_mesh::{
-    policy::{self, Answer, Answers, Provider, ProviderKind, Request, Table},
+    policy::{Answer, Answers, Provider, ProviderKind, Request, Table},
     spiffe::SpiffeId,
 };
 use tokio::time::timeout;

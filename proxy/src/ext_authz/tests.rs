@@ -12,8 +12,8 @@ use hyper::{body::Incoming, server::conn, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use squire_mesh::{
     policy::{
-        AuthorizationPolicy, BodyInCheck, Connection, CustomPolicy, Destination, HttpCheck, Kind, ObjectRef, Principal,
-        ProviderAddress, Rule, Source, TextMatch, Why,
+        self, AuthorizationPolicy, BodyInCheck, Connection, CustomPolicy, Destination, HttpCheck, Kind, ObjectRef,
+        Principal, ProviderAddress, Rule, Source, TextMatch, Why,
     },
     wire::{
         auth::{

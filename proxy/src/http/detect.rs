@@ -1,10 +1,9 @@
 //! What the first bytes of a client are: HTTP/1, HTTP/2 with prior knowledge, or bytes. Looks only; whatever it says,
 //! policy never allows more to bytes than to HTTP (spec §3.10.39), so there is nothing to gain by misleading it.
 
+use super::h2::PREFACE;
 use crate::connection::Application;
 
-/// The client connection preface of HTTP/2 (RFC 9113 §3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Longest first line that is waited for; a longer one is taken for HTTP/1 and refused there.
 const MAX_LINE: usize = 16 * 1024;
 /// Methods that are waited for where no protocol is declared.

@@ -37,6 +37,7 @@ pub(crate) enum Flag {
 
 impl Flag {
     /// All of them.
+    #[cfg(test)]
     pub(crate) const ALL: [Self; 15] = [
         Self::Ok,
         Self::Denied,

@@ -21,7 +21,7 @@ pub(crate) use self::{
     exchange::{Exchange, Target},
     flag::Flag,
     forwarded::Forwarded,
-    gate::{Admitted, Gate, Refused, Standing},
+    gate::{Gate, Refused, Standing},
     reply::LocalReply,
     view::{Fields, RequestView, Version},
     way::{Chosen, Course, Way},

@@ -29,7 +29,6 @@ use tokio::{
 use super::*;
 use crate::{
     callouts::outside::{Outside, Tls},
-    http::Version,
     http::test::{Head, view},
 };
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use prost::Message as _;
 use prost_types::Any;
 use squire_mesh::{
     bundle::{TrustBundle, TrustBundles},

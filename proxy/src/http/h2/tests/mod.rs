@@ -16,8 +16,8 @@ use squire_mesh::{
 };
 use tokio::{
     io::DuplexStream,
-    net::{TcpListener, TcpStream},
-    sync::watch,
+    net::TcpListener,
+    sync::{Semaphore, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -26,7 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{server, *};
 use crate::{
     access_log::AccessLog,
-    callouts::Callouts,
+    callouts::{self, Callouts},
     config::Unknown,
     connection::{Connection, Direction, Facts, Recorder, Registry},
     destinations::Destinations,
@@ -34,7 +34,7 @@ use crate::{
     metrics::Metrics,
     pool::{self, Pool},
     route::Target,
-    shared::Shared,
+    shared::{Ids, Shared},
     state::{Change, Kind, Store, Update},
     tls::fixture::Ca,
     traffic::Traffic,
@@ -98,7 +98,7 @@ impl Rig {
             transparent: false,
             unknown: Unknown::Passthrough,
         };
-        let way = crate::callouts::mesh::Mesh {
+        let mesh = callouts::mesh::Mesh {
             state: state.clone(),
             credentials: credentials.clone(),
             dialer: Arc::clone(&dialer),
@@ -106,22 +106,26 @@ impl Rig {
             bind_source: None,
             explicit: false,
         };
-        let callouts = Callouts::new(Arc::new(way), None, recorder.metrics.registry()).unwrap();
-        let shared = Shared::new(
+        let callouts = Callouts::new(Arc::new(mesh), None, recorder.metrics.registry()).unwrap();
+        let shared = Arc::new(Shared {
             state,
             credentials,
+            metrics: Arc::clone(&recorder.metrics),
             recorder,
             dialer,
             pool,
             callouts,
             traffic,
-            Arc::new(crate::http::h1::IdleUpstreams::new(8, Duration::from_secs(60))),
-            10,
-            (None, false),
+            http2: Upstreams::default(),
+            upstreams: Arc::new(crate::http::h1::IdleUpstreams::new(8, Duration::from_secs(60))),
+            handshakes: Arc::new(Semaphore::new(10)),
+            bind_source: None,
+            explicit: false,
             destinations,
             tasks,
-            draining.clone(),
-        );
+            draining: draining.clone(),
+            ids: Ids::default(),
+        });
         let mut rig = Self {
             store,
             shared,
