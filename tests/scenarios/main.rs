@@ -6,6 +6,7 @@ mod connections;
 mod demo;
 mod hostile;
 mod http;
+mod http2;
 mod identity;
 mod issuing;
 mod joining;
