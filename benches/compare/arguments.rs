@@ -16,10 +16,10 @@ Measure Squire beside other proxies: same machine, same run, every byte checked.
 
 Usage: benches/run [OPTIONS]
 
-  --quick               short windows, 2 repetitions (under 3 minutes)
+  --quick               short windows, 3 repetitions (under 8 minutes)
   --smoke               every figure once with tiny windows: does it work at all (for CI)
   --repetitions N       repetitions instead of the mode's own number (default mode: 5)
-  --only FIGURE,…       bulk, requests, latency, connections, memory, startup, size (default: all)
+  --only FIGURE,…       bulk, requests, http2, grpc, latency, connections, memory, startup, size (default: all)
   --peers NAME,…        squire, envoy, haproxy, nginx, direct, or a name of a peer file (default: all these); and on demand
                         squire-unpooled (a handshake for each connection), squire-plaintext (no TLS between the sidecars)
   --layers l4,l7        only these columns (default: both)

@@ -44,11 +44,11 @@ impl Effort {
         }
     }
 
-    /// For a person who changes something and looks again: under three minutes.
+    /// For a person who changes something and looks again: under eight minutes.
     pub(crate) fn quick() -> Self {
         Self {
             name: "quick",
-            repetitions: 2,
+            repetitions: 3,
             warm_up: Duration::from_millis(200),
             bulk: Duration::from_millis(800),
             bulk_streams: vec![1],

@@ -13,6 +13,7 @@ mod app;
 mod arguments;
 mod effort;
 mod figures;
+mod goals;
 mod ground;
 mod load;
 mod machine;

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::arguments::Arguments;
 use crate::figures::{self, Bench, Figure, Session};
 use crate::ground::{Ground, Values, fill};
-use crate::load::pattern;
+use crate::load::{Protocol, pattern};
 use crate::machine::Machine;
 use crate::measure::Results;
 use crate::peer::{self, Layer, Pair, Peer, Squire, Variant};
@@ -88,7 +88,7 @@ async fn run_session(
             effort.repetitions,
             column.title()
         );
-        let mut pair = peer.start(ground, app).await?;
+        let mut pair = peer.start(ground, app, session.protocol()).await?;
         for &figure in &wanted {
             let mut bench = Bench {
                 effort,
@@ -121,7 +121,7 @@ async fn start_app(session: Session, ground: &Ground) -> Result<(std::net::Socke
     let app = ground.address()?;
     let dir = ground.room("app")?;
     let argv = match session {
-        Session::Transfer | Session::Idle => {
+        Session::Transfer | Session::Idle | Session::Streams => {
             vec![
                 std::env::current_exe()?.display().to_string(),
                 "app".to_owned(),
@@ -131,7 +131,7 @@ async fn start_app(session: Session, ground: &Ground) -> Result<(std::net::Socke
         Session::Http => nginx_app(app, &dir, ground.values())?,
     };
     let mut process = Process::spawn("app", &argv, &dir)?;
-    peer::serving(app, &mut [&mut process])
+    peer::serving(app, Protocol::Http1, &mut [&mut process])
         .await
         .context("the application does not start")?;
     Ok((app, process))
@@ -164,6 +164,7 @@ fn choose(arguments: &Arguments) -> Result<Vec<Peer>> {
     for variant in [Variant::Standard, Variant::Unpooled, Variant::Plaintext] {
         peers.push(Peer::Squire(Squire::new(binaries.clone(), variant, Layer::L4)));
     }
+    peers.push(Peer::Squire(Squire::new(binaries, Variant::Standard, Layer::L7)));
     for file in &arguments.peer_files {
         peers.extend(peer::load_file(file)?.into_iter().map(Peer::Described));
     }

@@ -3,6 +3,7 @@
 
 mod bulk;
 mod connections;
+mod http2;
 mod latency;
 mod memory;
 mod requests;
@@ -17,7 +18,7 @@ use tokio::time::sleep;
 
 use crate::effort::Effort;
 use crate::ground::Ground;
-use crate::load::Load;
+use crate::load::{Load, Protocol};
 use crate::measure::{Metric, Results};
 use crate::peer::{Column, Pair};
 pub(crate) use latency::add_differences;
@@ -31,6 +32,10 @@ pub(crate) enum Figure {
     Bulk,
     /// HTTP/1.1 keep-alive requests as fast as they go.
     Requests,
+    /// HTTP/2 requests as fast as they go.
+    Http2,
+    /// Unary gRPC calls as fast as they go.
+    Grpc,
     /// Latency at a fixed rate.
     Latency,
     /// New connections with one request each.
@@ -45,9 +50,11 @@ pub(crate) enum Figure {
 
 impl Figure {
     /// Every figure, in the order of the report.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Bulk,
         Self::Requests,
+        Self::Http2,
+        Self::Grpc,
         Self::Latency,
         Self::Connections,
         Self::Memory,
@@ -60,6 +67,8 @@ impl Figure {
         match self {
             Self::Bulk => "bulk",
             Self::Requests => "requests",
+            Self::Http2 => "http2",
+            Self::Grpc => "grpc",
             Self::Latency => "latency",
             Self::Connections => "connections",
             Self::Memory => "memory",
@@ -86,20 +95,31 @@ pub(crate) enum Session {
     Transfer,
     /// nginx: start-up, requests, latency, connections.
     Http,
+    /// Our own application over HTTP/2: requests and calls on streams.
+    Streams,
     /// Our own application, a fresh pair: memory.
     Idle,
 }
 
 impl Session {
     /// Every session.
-    pub(crate) const ALL: [Self; 3] = [Self::Transfer, Self::Http, Self::Idle];
+    pub(crate) const ALL: [Self; 4] = [Self::Transfer, Self::Http, Self::Streams, Self::Idle];
 
     /// The figures that are taken in it.
     pub(crate) fn figures(self) -> &'static [Figure] {
         match self {
             Self::Transfer => &[Figure::Bulk],
             Self::Http => &[Figure::Startup, Figure::Requests, Figure::Latency, Figure::Connections],
+            Self::Streams => &[Figure::Http2, Figure::Grpc],
             Self::Idle => &[Figure::Memory],
+        }
+    }
+
+    /// What its figures speak.
+    pub(crate) fn protocol(self) -> Protocol {
+        match self {
+            Self::Transfer | Self::Http | Self::Idle => Protocol::Http1,
+            Self::Streams => Protocol::Http2,
         }
     }
 }
@@ -126,6 +146,8 @@ impl Bench<'_> {
         match figure {
             Figure::Bulk => bulk::take(self).await,
             Figure::Requests => requests::take(self).await,
+            Figure::Http2 => http2::take_requests(self).await,
+            Figure::Grpc => http2::take_calls(self).await,
             Figure::Latency => latency::take(self),
             Figure::Connections => connections::take(self).await,
             Figure::Memory => memory::take(self).await,
@@ -141,6 +163,7 @@ impl Bench<'_> {
     /// Lets `load` run for the warm-up, then counts for `length`, then lets it finish.
     async fn window(&mut self, mut load: Load, length: Duration) -> Result<Window> {
         sleep(self.effort.warm_up).await;
+        load.warm().await?;
         load.check()?;
         let (begin, work, cpu) = (Instant::now(), load.done(), self.pair.cpu()?);
         sleep(length).await;

@@ -1,8 +1,10 @@
-//! Load generators: they ask for known bodies over HTTP/1.1 and check every status and byte of the answers; anything wrong is an error
+//! Load generators: they ask for known bodies over HTTP/1.1 and HTTP/2 and check every status and byte of the answers; anything wrong is an error
 //! that fails the run. Never time themselves: `figures` does.
 
 pub(crate) mod bulk;
 pub(crate) mod fresh;
+pub(crate) mod grpc;
+pub(crate) mod h2;
 pub(crate) mod http;
 pub(crate) mod idle;
 pub(crate) mod keep_alive;
@@ -12,35 +14,52 @@ pub(crate) mod pattern;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// How long any single answer may take before the run fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
+/// What a load speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
 /// One request for one byte on a connection of its own.
-pub(crate) async fn probe(entry: SocketAddr) -> Result<()> {
+pub(crate) async fn probe(entry: SocketAddr, protocol: Protocol) -> Result<()> {
     let ask = async {
-        let mut connection = http::Connection::new(TcpStream::connect(entry).await?)?;
-        connection.get(1).await
+        match protocol {
+            Protocol::Http1 => {
+                let mut connection = http::Connection::new(TcpStream::connect(entry).await?)?;
+                connection.get(1).await
+            }
+            Protocol::Http2 => h2::probe(entry).await,
+        }
+    };
+    timeout(PATIENCE, ask).await.context("no answer")?
+}
+
+/// The status that `GET path` is answered with over HTTP/1.1.
+pub(crate) async fn status(entry: SocketAddr, path: &str) -> Result<u16> {
+    let ask = async {
+        http::Connection::new(TcpStream::connect(entry).await?)?
+            .status(path)
+            .await
     };
     timeout(PATIENCE, ask).await.context("no answer")?
 }
 
 /// Whether `GET /ready` is answered 200.
 pub(crate) async fn is_ready(admin: SocketAddr) -> bool {
-    let ask = async {
-        http::Connection::new(TcpStream::connect(admin).await?)?
-            .status("/ready")
-            .await
-    };
-    timeout(PATIENCE, ask)
-        .await
-        .is_ok_and(|answer| answer.is_ok_and(|status| status == 200))
+    status(admin, "/ready").await.is_ok_and(|status| status == 200)
 }
 
 /// What the tasks of a running load share.
@@ -64,6 +83,8 @@ impl Progress {
 
 /// A load that runs until it is finished, on the runtime that started it.
 pub(crate) struct Load {
+    /// Work after which it is warm: about one piece for each client.
+    warm_at: u64,
     progress: Progress,
     tasks: JoinSet<Result<()>>,
 }
@@ -79,7 +100,32 @@ impl Load {
         for number in 0..clients {
             tasks.spawn(client(number, progress.clone()));
         }
-        Self { progress, tasks }
+        Self {
+            warm_at: clients as u64,
+            progress,
+            tasks,
+        }
+    }
+
+    /// The same load, warm only after so much work.
+    pub(crate) fn warm_at(self, work: usize) -> Self {
+        Self {
+            warm_at: work as u64,
+            ..self
+        }
+    }
+
+    /// Waits until it is warm: a slow machine must not count the beginning of its connections.
+    pub(crate) async fn warm(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.done() < self.warm_at {
+            self.check()?;
+            if Instant::now() > deadline {
+                bail!("only {} pieces of work were done in {PATIENCE:?}", self.done());
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
     }
 
     /// Work done so far.

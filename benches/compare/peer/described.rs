@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::{Layer, Pair, Startup, launch};
 use crate::ground::{Ground, Values, fill};
+use crate::load::Protocol;
 use crate::process::Process;
 
 /// A peer file.
@@ -40,6 +41,9 @@ pub(crate) struct Description {
     /// Processes to start first and not to count, such as a stand-in control plane.
     #[serde(default)]
     support: Vec<Vec<String>>,
+    /// Whether it judges each request: then one that its policy does not allow must be answered 403.
+    #[serde(default)]
+    authorizes: bool,
     /// The command of the server-side proxy: mutual TLS on `{{mesh}}`, plaintext to `{{app}}`.
     server: Vec<String>,
     /// The command of the client-side proxy: plaintext on `{{entry}}`, mutual TLS to `{{mesh}}`.
@@ -78,16 +82,16 @@ impl Description {
     }
 
     /// Starts server side, then client side; times the latter.
-    pub(crate) async fn start(&self, ground: &Ground, app: SocketAddr) -> Result<Pair> {
-        self.start_pair(ground, app)
+    pub(crate) async fn start(&self, ground: &Ground, app: SocketAddr, protocol: Protocol) -> Result<Pair> {
+        self.start_pair(ground, app, protocol)
             .await
             .with_context(|| format!("cannot start {}", self.name))
     }
 
-    async fn start_pair(&self, ground: &Ground, app: SocketAddr) -> Result<Pair> {
+    async fn start_pair(&self, ground: &Ground, app: SocketAddr, protocol: Protocol) -> Result<Pair> {
         let dir = ground.room(&self.name)?;
         let (entry, mesh) = (ground.address()?, ground.address()?);
-        let values = self.values(ground, &dir, [("entry", entry), ("mesh", mesh), ("app", app)]);
+        let values = self.values(ground, &dir, protocol, [("entry", entry), ("mesh", mesh), ("app", app)]);
         self.write_files(&dir, &values)?;
 
         let support = self
@@ -102,12 +106,15 @@ impl Description {
         let mut client = Process::spawn("client", &filled(&self.client, &values)?, &dir)?;
         launch::accepting(entry, &mut client).await?;
         let accept = started.elapsed();
-        launch::serving(entry, &mut [&mut client, &mut server]).await?;
+        launch::serving(entry, protocol, &mut [&mut client, &mut server]).await?;
         let startup = Startup {
             accept,
             serve: started.elapsed(),
         };
         launch::refusing_plaintext(mesh).await?;
+        if self.authorizes {
+            launch::authorizing(entry).await?;
+        }
         Ok(Pair {
             entry,
             client: Some(client),
@@ -117,8 +124,14 @@ impl Description {
         })
     }
 
-    fn values(&self, ground: &Ground, dir: &Path, addresses: [(&str, SocketAddr); 3]) -> Values {
+    fn values(&self, ground: &Ground, dir: &Path, protocol: Protocol, addresses: [(&str, SocketAddr); 3]) -> Values {
         let mut values = ground.values();
+        let (name, flag) = match protocol {
+            Protocol::Http1 => ("http1", ""),
+            Protocol::Http2 => ("http2", "http2"),
+        };
+        values.set("protocol", name);
+        values.set("http2", flag);
         values.set("dir", dir.display().to_string());
         values.set("home", self.home.display().to_string());
         for (name, address) in addresses {
@@ -154,10 +167,12 @@ mod tests {
         for file in ["peers.json", "example.json"] {
             for peer in load_file(&peers.join(file)).unwrap() {
                 let dir = ground.room(&peer.name).unwrap();
-                let values = peer.values(&ground, &dir, addresses);
-                peer.write_files(&dir, &values).unwrap();
-                for command in [&peer.server, &peer.client] {
-                    assert!(!filled(command, &values).unwrap().is_empty(), "{}", peer.name);
+                for protocol in [Protocol::Http1, Protocol::Http2] {
+                    let values = peer.values(&ground, &dir, protocol, addresses);
+                    peer.write_files(&dir, &values).unwrap();
+                    for command in [&peer.server, &peer.client] {
+                        assert!(!filled(command, &values).unwrap().is_empty(), "{}", peer.name);
+                    }
                 }
             }
         }

@@ -13,6 +13,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::ground::Ground;
+use crate::load::Protocol;
 use crate::process::Process;
 use crate::usage::{Cpu, Memory};
 pub(crate) use described::{Description, load_file};
@@ -127,8 +128,8 @@ impl Peer {
         }
     }
 
-    /// Starts a fresh pair in front of `app` and waits until a request has gone through it.
-    pub(crate) async fn start(&self, ground: &Ground, app: SocketAddr) -> Result<Pair> {
+    /// Starts a fresh pair in front of `app` and waits until a request of that protocol has gone through it.
+    pub(crate) async fn start(&self, ground: &Ground, app: SocketAddr, protocol: Protocol) -> Result<Pair> {
         match self {
             Self::Direct => Ok(Pair {
                 entry: app,
@@ -137,8 +138,8 @@ impl Peer {
                 support: Vec::new(),
                 startup: None,
             }),
-            Self::Squire(squire) => squire.start(ground, app).await,
-            Self::Described(description) => description.start(ground, app).await,
+            Self::Squire(squire) => squire.start(ground, app, protocol).await,
+            Self::Described(description) => description.start(ground, app, protocol).await,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::{Report, chart_file, number};
 use crate::figures::Figure;
 use crate::measure::{Metric, Summary};
-use crate::peer::{Column, Role};
+use crate::peer::{Column, Layer, Role};
 
 pub(super) fn render(report: &Report) -> String {
     let mut text = String::new();
@@ -63,6 +63,7 @@ fn section(report: &Report, figure: Figure, metrics: &[&Metric], text: &mut Stri
     for metrics in metrics.chunks(if figure == Figure::Latency { 6 } else { 8 }) {
         table(report, metrics, text)?;
     }
+    goals(report, figure, text)?;
     for metric in report.charted().filter(|metric| metric.figure == figure) {
         writeln!(
             text,
@@ -73,6 +74,26 @@ fn section(report: &Report, figure: Figure, metrics: &[&Metric], text: &mut Stri
         )?;
     }
     Ok(())
+}
+
+/// How Squire stands with the goals of the figure.
+fn goals(report: &Report, figure: Figure, text: &mut String) -> std::fmt::Result {
+    let standings = report.standings();
+    let mut standings = standings.iter().filter(|one| one.figure == figure).peekable();
+    if standings.peek().is_none() {
+        return Ok(());
+    }
+    writeln!(text, "| Squire's | reached | goal | |\n|---|---|---|---|")?;
+    for one in standings {
+        let (reached, goal) = match &one.against {
+            Some(other) => (format!("×{:.2}", one.reached), format!("≤ {} × {other}", one.at_most)),
+            None => (number(one.reached), format!("≤ {}", one.at_most)),
+        };
+        let verdict = if one.met { "met" } else { "**missed**" };
+        let layer = if one.layer == Layer::L4 { "L4" } else { "L7" };
+        writeln!(text, "| `{}` {layer} | {reached} | {goal} | {verdict} |", one.metric)?;
+    }
+    writeln!(text)
 }
 
 fn table(report: &Report, metrics: &[&Metric], text: &mut String) -> std::fmt::Result {
@@ -117,6 +138,8 @@ fn title(figure: Figure) -> &'static str {
     match figure {
         Figure::Bulk => "Bulk transfer",
         Figure::Requests => "Requests",
+        Figure::Http2 => "HTTP/2",
+        Figure::Grpc => "gRPC",
         Figure::Latency => "Latency",
         Figure::Connections => "New connections",
         Figure::Memory => "Memory",
@@ -129,6 +152,12 @@ fn explanation(figure: Figure) -> &'static str {
     match figure {
         Figure::Bulk => "Bodies of 64 MiB, every byte checked by the receiver.",
         Figure::Requests => "As many requests as go, answers of 1 KiB from nginx, every status and body checked.",
+        Figure::Http2 => {
+            "As many requests as go, answers of 1 KiB from our own application, every status and body checked. L4 columns pass HTTP/2 on as bytes; nginx speaks HTTP/1.1 to its upstreams here."
+        }
+        Figure::Grpc => {
+            "As many unary calls as go, 128 bytes there and back, every message and the status in the trailers checked. L4 columns pass HTTP/2 on as bytes."
+        }
         Figure::Latency => {
             "From the moment a request was due to its last byte (no coordinated omission). *Added* is what a proxy has more than no proxy in the same repetition."
         }

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::effort::Effort;
+use crate::goals::{self, Standing};
 use crate::machine::Machine;
 use crate::measure::{Metric, Results, Sample, Summary};
 use crate::peer::{Column, Peer};
@@ -35,6 +36,7 @@ struct Json<'a> {
     took_seconds: u64,
     versions: &'a [(String, String)],
     metrics: &'a [Metric],
+    goals: Vec<Standing>,
     summaries: Vec<Summary>,
     samples: &'a [Sample],
 }
@@ -94,6 +96,7 @@ impl Report {
             took_seconds: self.took.as_secs(),
             versions: &self.versions,
             metrics: self.results.metrics(),
+            goals: self.standings(),
             summaries: self
                 .results
                 .metrics()
@@ -102,6 +105,10 @@ impl Report {
                 .collect(),
             samples: self.results.samples(),
         }
+    }
+
+    fn standings(&self) -> Vec<Standing> {
+        goals::standings(&self.results, &self.columns)
     }
 
     fn summaries(&self, metric: &Metric) -> Vec<Summary> {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Layer, Pair, Startup, launch};
 use crate::ground::Ground;
+use crate::load::Protocol;
 use crate::process::Process;
 
 const TRUST_DOMAIN: &str = "cluster.local";
@@ -88,11 +89,13 @@ impl Squire {
     }
 
     /// Starts the control plane, then the server side, then the client side; times the last.
-    pub(crate) async fn start(&self, ground: &Ground, app: SocketAddr) -> Result<Pair> {
-        self.start_pair(ground, app).await.context("cannot start squire")
+    pub(crate) async fn start(&self, ground: &Ground, app: SocketAddr, protocol: Protocol) -> Result<Pair> {
+        self.start_pair(ground, app, protocol)
+            .await
+            .context("cannot start squire")
     }
 
-    async fn start_pair(&self, ground: &Ground, app: SocketAddr) -> Result<Pair> {
+    async fn start_pair(&self, ground: &Ground, app: SocketAddr, protocol: Protocol) -> Result<Pair> {
         let dir = ground.room("squire")?;
         let at = Addresses::choose(ground)?;
         let mut control = self.control(&dir, &at).await?;
@@ -105,13 +108,16 @@ impl Squire {
         let mut client = self.run_proxy(&dir, "client")?;
         launch::accepting(at.entry, &mut client).await?;
         let accept = started.elapsed();
-        launch::serving(at.entry, &mut [&mut client, &mut server, &mut control]).await?;
+        launch::serving(at.entry, protocol, &mut [&mut client, &mut server, &mut control]).await?;
         let startup = Startup {
             accept,
             serve: started.elapsed(),
         };
         if self.variant != Variant::Plaintext {
             launch::refusing_plaintext(at.mesh).await?;
+        }
+        if self.layer == Layer::L7 {
+            launch::authorizing(at.entry).await?;
         }
         Ok(Pair {
             entry: at.entry,
@@ -128,7 +134,7 @@ impl Squire {
         fs::create_dir_all(&mesh)?;
         fs::write(
             mesh.join("objects.json"),
-            serde_json::to_string_pretty(&objects::all(self.variant))?,
+            serde_json::to_string_pretty(&objects::all(self.variant, self.layer, at.mesh.port()))?,
         )?;
         let argv = [
             self.program("squire").display().to_string(),

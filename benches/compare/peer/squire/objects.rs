@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::Variant;
+use super::{Layer, Variant};
 
 /// Workloads in the mesh, the measured two included.
 pub(super) const WORKLOADS: usize = 1_000;
@@ -23,8 +23,8 @@ pub(super) const SERVER_ADDRESS: &str = "127.10.0.2";
 const OTHER_NAMESPACES: usize = 20;
 const ACCOUNTS: usize = 10;
 
-/// Every object, as one list.
-pub(super) fn all(variant: Variant) -> Value {
+/// Every object, as one list. The measured server is declared to speak on `port` what the layer handles: bytes or HTTP.
+pub(super) fn all(variant: Variant, layer: Layer, port: u16) -> Value {
     let transport = if variant == Variant::Plaintext {
         "plaintext"
     } else {
@@ -33,12 +33,12 @@ pub(super) fn all(variant: Variant) -> Value {
     let mut items = vec![namespace(NAMESPACE)];
     items.extend((0..OTHER_NAMESPACES).map(|number| namespace(&other_namespace(number))));
     items.push(pod(NAMESPACE, "client", "client", CLIENT_ADDRESS, transport));
-    items.push(pod(NAMESPACE, "server", "server", SERVER_ADDRESS, transport));
+    items.push(server(layer, port, transport));
     items.extend((0..WORKLOADS - 2).map(other_workload));
     let own = if variant == Variant::Plaintext {
         vec![permissive()]
     } else {
-        own_policies()
+        own_policies(layer)
     };
     items.extend((0..POLICIES - own.len()).map(other_policy));
     items.extend(own);
@@ -54,8 +54,16 @@ fn permissive() -> Value {
     })
 }
 
-/// What concerns the measured pair: mutual TLS only, and only the client may reach the server.
-fn own_policies() -> Vec<Value> {
+/// What concerns the measured pair: mutual TLS only, and only the client may reach the server; over HTTP only with these methods and
+/// paths, so that every request has to be judged.
+fn own_policies(layer: Layer) -> Vec<Value> {
+    let mut rule = json!({"from": [{"source": {"principals": [format!("cluster.local/ns/{NAMESPACE}/sa/client")]}}]});
+    if layer == Layer::L7 {
+        rule["to"] = json!([
+            {"operation": {"methods": ["GET", "PUT"], "paths": ["/bytes", "/bytes/*"]}},
+            {"operation": {"methods": ["POST"], "paths": ["/bench.Echo/*"]}},
+        ]);
+    }
     vec![
         json!({
             "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
@@ -68,7 +76,7 @@ fn own_policies() -> Vec<Value> {
             "spec": {
                 "selector": {"matchLabels": {"app": "server"}},
                 "action": "ALLOW",
-                "rules": [{"from": [{"source": {"principals": [format!("cluster.local/ns/{NAMESPACE}/sa/client")]}}]}],
+                "rules": [rule],
             },
         }),
         json!({
@@ -112,7 +120,7 @@ fn other_policy(number: usize) -> Value {
                 "action": "ALLOW",
                 "rules": [{
                     "from": [{"source": {"principals": [format!("cluster.local/ns/{namespace}/sa/{peer}")]}}],
-                    "to": [{"operation": {"ports": ["8080"]}}],
+                    "to": [{"operation": {"ports": ["8080"], "methods": ["GET", "POST"], "paths": [format!("/api/v{number}/*")]}}],
                 }],
             },
         })
@@ -140,6 +148,16 @@ fn other_namespace(number: usize) -> String {
     format!("team-{}", number % OTHER_NAMESPACES)
 }
 
+fn server(layer: Layer, port: u16, transport: &str) -> Value {
+    let mut server = pod(NAMESPACE, "server", "server", SERVER_ADDRESS, transport);
+    let name = match layer {
+        Layer::L4 => "tcp-bench",
+        Layer::L7 => "http-bench",
+    };
+    server["spec"]["containers"][0]["ports"] = json!([{"name": name, "containerPort": port}]);
+    server
+}
+
 fn pod(namespace: &str, name: &str, app: &str, address: &str, transport: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -161,8 +179,12 @@ mod tests {
 
     #[test]
     fn there_are_as_many_as_promised_and_no_two_share_a_name_or_an_address() {
-        for variant in [Variant::Standard, Variant::Plaintext] {
-            let all = all(variant);
+        for (variant, layer) in [
+            (Variant::Standard, Layer::L4),
+            (Variant::Standard, Layer::L7),
+            (Variant::Plaintext, Layer::L4),
+        ] {
+            let all = all(variant, layer, 8080);
             let items = all["items"].as_array().unwrap();
             let of = |kinds: &[&str]| {
                 items
@@ -187,6 +209,29 @@ mod tests {
                 .filter_map(|item| item["status"]["podIP"].as_str())
                 .collect();
             assert_eq!(addresses.len(), WORKLOADS);
+        }
+    }
+
+    #[test]
+    fn only_the_http_server_has_a_policy_about_requests() {
+        for (layer, port_name, per_request) in [(Layer::L4, "tcp-bench", false), (Layer::L7, "http-bench", true)] {
+            let all = all(Variant::Standard, layer, 8080);
+            let own = |kind: &str| {
+                let mut items = all["items"].as_array().unwrap().iter();
+                let of = |item: &&Value| {
+                    item["kind"] == kind
+                        && item["metadata"]["name"] == "server"
+                        && item["metadata"]["namespace"] == NAMESPACE
+                };
+                items.find(of).unwrap()
+            };
+            assert_eq!(own("Pod")["spec"]["containers"][0]["ports"][0]["name"], port_name);
+            let rules = own("AuthorizationPolicy")["spec"]["rules"].to_string();
+            assert_eq!(
+                rules.contains("paths") && rules.contains("methods"),
+                per_request,
+                "{rules}"
+            );
         }
     }
 }

@@ -1,41 +1,14 @@
-//! The application behind the proxies for bulk transfers and idle connections (a process of its own): `GET /bytes/N` answers N bytes of
-//! the pattern, `PUT /bytes` checks that it receives them. An upload with a wrong byte is answered 422, which fails the run.
-
-use std::net::SocketAddr;
+//! The application over HTTP/1.1, for bulk transfers and idle connections: `GET /bytes/N` answers N bytes of the pattern, `PUT /bytes`
+//! checks that it receives them. An upload with a wrong byte is answered 422, which fails the run.
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::load::{http, pattern};
 
-/// Serves until it is killed.
-pub(crate) fn serve(listen: SocketAddr) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let socket = TcpSocket::new_v4()?;
-        socket.set_reuseaddr(true)?;
-        socket
-            .bind(listen)
-            .with_context(|| format!("cannot listen on {listen}"))?;
-        accept(socket.listen(4096)?).await
-    })
-}
-
-async fn accept(listener: TcpListener) -> Result<()> {
-    loop {
-        let (stream, _) = listener.accept().await.context("cannot accept")?;
-        tokio::spawn(async move {
-            if let Err(problem) = converse(stream).await {
-                eprintln!("app: {problem:#}");
-            }
-        });
-    }
-}
-
 /// Answers requests until the client has no more.
-async fn converse(mut stream: TcpStream) -> Result<()> {
-    stream.set_nodelay(true)?;
+pub(super) async fn converse(mut stream: TcpStream) -> Result<()> {
     let mut buffer = Vec::new();
     loop {
         let Some(request) = read_request(&mut stream, &mut buffer).await? else {
@@ -139,8 +112,12 @@ async fn judge(stream: &mut TcpStream, offset: u64, bytes: &[u8]) -> Result<()> 
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::net::TcpListener;
     use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+    use super::super::accept;
     use super::*;
 
     /// A body long enough to be cut into many reads.
