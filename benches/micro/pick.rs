@@ -85,8 +85,7 @@ fn snapshot(pods: u16) -> Arc<Snapshot> {
             })
             .unwrap();
     }
-    let snapshot = Arc::clone(&state.borrow());
-    snapshot
+    Arc::clone(&state.borrow())
 }
 
 fn picks(criterion: &mut Criterion) {
