@@ -137,6 +137,7 @@ pub fn start(config: &Config, inputs: Inputs) -> io::Result<DataPath> {
             config.pool.max_idle_per_peer,
             config.pool.idle_timeout,
         )),
+        head_timeout: config.limits.head_timeout,
         handshakes: Arc::new(Semaphore::new(config.limits.max_pending_handshakes)),
         bind_source: config.bind_source,
         explicit,

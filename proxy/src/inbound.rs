@@ -187,7 +187,7 @@ async fn requests<D: Wire + Send>(
 ) -> Outcome {
     let gate = gate(shared, record, arrival, peer);
     let mut side = h1::Inbound::new(gate, arrival.app, app);
-    h1::serve(&shared.recorder, record, &shared.draining, wire, &mut side).await
+    h1::serve(shared, record, wire, &mut side).await
 }
 
 /// The gate that the requests of a connection pass.

@@ -136,7 +136,7 @@ async fn requests(
         target,
     };
     let mut side = h1::Outbound::new(way, open);
-    h1::serve(&shared.recorder, record, &shared.draining, wire, &mut side).await
+    h1::serve(shared, record, wire, &mut side).await
 }
 
 /// HTTP/2: each stream finds its own way.

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use tokio::sync::Semaphore;
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) http2: Upstreams,
     /// HTTP/1 connections to upstreams between two requests.
     pub(crate) upstreams: Arc<IdleUpstreams>,
+    /// How long the head of an HTTP/1 request may take.
+    pub(crate) head_timeout: Duration,
     /// Inbound TLS handshakes under way.
     pub(crate) handshakes: Arc<Semaphore>,
     /// Address to dial peers from, where configured.

@@ -414,3 +414,39 @@ async fn large_bodies_are_streamed_and_never_held() {
     }
     drop(pair);
 }
+
+#[tokio::test]
+async fn clients_that_drip_their_heads_or_never_read_are_bounded_and_others_are_served() {
+    let mesh = Mesh::strict();
+    let app = Mirror::start().await;
+    let db = mesh.pod("db").serves(8080, app.address());
+    let web = mesh.pod("web").reaches("db:8080").set("limits.headTimeout=1s");
+    mesh.start().await;
+    let (db, web) = tokio::join!(db.start(), web.start());
+    let before = web.process.resident_kib();
+    let mut crowd = Vec::new();
+    for nth in 0..300 {
+        let mut client = Client::connect(web.to("db:8080")).await.unwrap();
+        // Half of them never end their heads; the others ask for much and read none of it.
+        let request = if nth % 2 == 0 {
+            "GET /slow HTTP/1.1\r\nHost: db\r\nX-A: ".to_owned()
+        } else {
+            format!(
+                "POST /large HTTP/1.1\r\nHost: db\r\nContent-Length: 40000\r\n\r\n{}",
+                "z".repeat(40_000)
+            )
+        };
+        client.send(&request).await.unwrap();
+        crowd.push(client);
+    }
+    let mut steady = Client::connect(web.to("db:8080")).await.unwrap();
+    assert_eq!(steady.get("/fine").await.status, 200);
+    web.counts("squire_http_refused_total", &[("reason", "slow_head")], 150.0)
+        .await;
+    assert_eq!(crowd[0].answer().await.status, 408);
+    assert!(crowd[0].is_over().await);
+    assert_eq!(steady.get("/fine").await.status, 200);
+    let grown = web.process.resident_kib().saturating_sub(before);
+    assert!(grown < 64 * 1024, "{grown} KiB for 300 clients that take their time");
+    drop(db);
+}

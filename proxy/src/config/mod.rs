@@ -125,6 +125,8 @@ pub struct Limits {
     pub max_pending_handshakes: usize,
     /// From accept to verified peer.
     pub handshake_timeout: Duration,
+    /// From the first byte of an HTTP/1 request's head to its last.
+    pub head_timeout: Duration,
     /// For TCP connect, to peers and to the application.
     pub connect_timeout: Duration,
 }

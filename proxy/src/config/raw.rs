@@ -271,6 +271,7 @@ fn limits(s: &mut Section<'_>) -> Limits {
         max_connections: s.or("maxConnections", count(100_000)).get(),
         max_pending_handshakes: s.or("maxPendingHandshakes", count(4_096)).get(),
         handshake_timeout: s.duration("handshakeTimeout", Duration::from_secs(5), SHORT, HOUR),
+        head_timeout: s.duration("headTimeout", Duration::from_secs(30), SHORT, HOUR),
         connect_timeout: s.duration("connectTimeout", Duration::from_secs(5), SHORT, HOUR),
     }
 }

@@ -80,6 +80,11 @@ pub const SETTINGS: &[Setting] = &[
     setting("limits.maxConnections", "100000", "application connections at once"),
     setting("limits.maxPendingHandshakes", "4096", "inbound handshakes at once"),
     setting("limits.handshakeTimeout", "5s", "from accept to verified peer"),
+    setting(
+        "limits.headTimeout",
+        "30s",
+        "from the first byte of an HTTP/1 request's head to its last",
+    ),
     setting("limits.connectTimeout", "5s", "TCP connect"),
     setting("pool.ready", "2", "mesh connections kept ready for each peer in use"),
     setting("pool.maxIdlePerPeer", "64", "idle mesh connections kept for each peer"),

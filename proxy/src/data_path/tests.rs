@@ -149,6 +149,7 @@ impl Mesh {
                 max_connections: 100,
                 max_pending_handshakes: 100,
                 handshake_timeout: Duration::from_secs(5),
+                head_timeout: Duration::from_secs(5),
                 connect_timeout: Duration::from_secs(5),
             },
             pool: config::Pool {

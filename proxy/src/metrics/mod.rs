@@ -1,6 +1,7 @@
 //! The data path's metrics: each is declared here once, with closed or bounded labels, never an address. Children are
 //! resolved once per connection; on the hot path a metric is one atomic addition.
 
+mod decisions;
 mod requests;
 mod series;
 
@@ -11,7 +12,10 @@ use prometheus::{
     core::Collector,
 };
 
-use self::series::{SeriesKey, SeriesTable};
+use self::{
+    decisions::Decisions,
+    series::{SeriesKey, SeriesTable},
+};
 pub(crate) use self::{
     requests::{Method, RequestKey},
     series::Series,
@@ -33,7 +37,7 @@ pub struct Metrics {
     handshake_failures: IntCounterVec,
     handshakes_pending: IntGauge,
     handshake_duration: HistogramVec,
-    decisions: IntCounterVec,
+    decisions: Decisions,
     cut: IntCounterVec,
     limits: IntCounterVec,
     http_refused: IntCounterVec,
@@ -145,11 +149,11 @@ impl Metrics {
                     &["role"],
                 )?,
             )?,
-            decisions: counters(
+            decisions: Decisions::new(counters(
                 "squire_decisions_total",
                 "Policy decisions, by verdict and the object and rule that decided.",
-                &["direction", "verdict", "why", "policy", "rule"],
-            )?,
+                &decisions::LABELS,
+            )?),
             cut: counters(
                 "squire_connections_cut_total",
                 "Live connections that were cut, by reason.",
@@ -265,21 +269,7 @@ impl Metrics {
     }
 
     pub(crate) fn decided(&self, direction: Direction, decision: &squire_mesh::policy::Decision) {
-        // Objects and rules are few and written by admins; their number is bounded by what concerns one workload.
-        let by = decision.by.as_ref();
-        let policy = by.map(|by| by.object.to_string()).unwrap_or_default();
-        let rule = by
-            .and_then(|by| by.rule)
-            .map(|rule| rule.to_string())
-            .unwrap_or_default();
-        let labels = [
-            direction.as_str(),
-            decision.verdict.as_str(),
-            decision.why.label(),
-            policy.as_str(),
-            rule.as_str(),
-        ];
-        self.decisions.with_label_values(&labels).inc();
+        self.decisions.count(direction, decision);
     }
 
     pub(crate) fn handshake(&self, role: &str, parameters: Parameters, took: Duration) {

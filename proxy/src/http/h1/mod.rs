@@ -1,6 +1,8 @@
 //! HTTP/1.0 and 1.1: heads are read strictly, judged and written anew; bodies are forwarded as the bytes they are.
 
 mod body;
+#[cfg(test)]
+mod differential;
 mod head;
 mod idle;
 mod inbound;

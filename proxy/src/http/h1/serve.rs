@@ -23,16 +23,17 @@ use super::{
 };
 use crate::{
     authorize::Permit,
-    connection::{Application, Connection, Cut, Recorder},
+    connection::{Application, Connection, Cut},
     forward::Interrupted,
     http::{Course, Edits, Exchange, Flag, Forwarded, Gate, LocalReply, Refused, RequestView, Standing, Version},
     metrics::Series,
     outcome::Outcome,
+    shared::Shared,
     traffic::{self as retry, Attempt, Failed, Picked, TryResult},
 };
 
-/// How long a head may take from its first byte to its last.
-const HEAD_TIME: Duration = Duration::from_secs(30);
+/// How long a client may take to read a reply of ours.
+const REPLY_TIME: Duration = Duration::from_secs(30);
 /// How long a connection that we end may go on sending what nobody reads.
 const LINGER: Duration = Duration::from_secs(1);
 /// Longest body of a refused request that is read away to keep the connection.
@@ -101,15 +102,14 @@ pub(crate) struct Prepared<U> {
 
 /// Serves the client at the other end of `down` until one of us ends the connection.
 pub(crate) async fn serve<D: Wire + Send, S: Side>(
-    recorder: &Arc<Recorder>,
+    shared: &Shared,
     connection: &Arc<Connection>,
-    draining: &CancellationToken,
     down: &mut D,
     side: &mut S,
 ) -> Outcome {
     connection.facts().application = Application::Http1;
     loop {
-        match idle(connection, draining, down, side).await {
+        match idle(connection, &shared.draining, down, side).await {
             Idle::Input => {}
             Idle::Over => {
                 finish(down).await;
@@ -119,11 +119,11 @@ pub(crate) async fn serve<D: Wire + Send, S: Side>(
             Idle::Cut(cut) => return Outcome::Interrupted(Interrupted::Cut(cut)),
         }
         let mut head = scratch::take_request();
-        let read = read_head(connection, down, &mut head, side.normalization()).await;
+        let read = read_head(connection, down, &mut head, side.normalization(), shared.head_timeout).await;
         let step = match read {
-            Ok(()) => one(recorder, connection, draining, down, side, &head).await,
-            Err(Unread::Bad(bad)) => refuse(recorder, connection, down, bad).await,
-            Err(Unread::Late) => late(recorder, connection, down).await,
+            Ok(()) => one(shared, connection, down, side, &head).await,
+            Err(Unread::Bad(bad)) => refuse(shared, connection, down, bad).await,
+            Err(Unread::Late) => late(shared, connection, down).await,
             Err(Unread::Failed(error)) => Step::End(Outcome::Interrupted(connection.near_failed(error))),
             Err(Unread::Cut(cut)) => Step::End(Outcome::Interrupted(Interrupted::Cut(cut))),
         };
@@ -213,6 +213,7 @@ async fn read_head<D: Wire>(
     down: &mut D,
     head: &mut RequestHead,
     mode: PathNormalization,
+    limit: Duration,
 ) -> Result<(), Unread> {
     // Nearly always all of it is there.
     if let Some(length) = head.read(down.input(), mode).map_err(Unread::Bad)? {
@@ -238,20 +239,19 @@ async fn read_head<D: Wire>(
             }
         }
     });
-    timeout(HEAD_TIME, reading).await.unwrap_or(Err(Unread::Late))
+    timeout(limit, reading).await.unwrap_or(Err(Unread::Late))
 }
 
 /// One request whose head has been read.
 async fn one<D: Wire + Send, S: Side>(
-    recorder: &Arc<Recorder>,
+    shared: &Shared,
     connection: &Arc<Connection>,
-    draining: &CancellationToken,
     down: &mut D,
     side: &mut S,
     head: &RequestHead,
 ) -> Step {
     let view = head.view();
-    let mut exchange = Exchange::begin(recorder, connection, &view);
+    let mut exchange = Exchange::begin(&shared.recorder, connection, &view);
     let gate = side.gate();
     let course = match side.plan(&view) {
         Ok(course) => course,
@@ -309,7 +309,7 @@ async fn one<D: Wire + Send, S: Side>(
                 head: head.is_head(),
                 connect: head.is_connect(),
             },
-            keep_client: head.keeps_alive() && !draining.is_cancelled(),
+            keep_client: head.keeps_alive() && !shared.draining.is_cancelled(),
             old_client: head.version() == Version::Http10,
             response_edits: &response_edits,
             still_admitted: &still_admitted,
@@ -470,7 +470,7 @@ async fn say<D: Wire>(
         }
         down.poll_flush(cx).map(|flushed| flushed.is_ok())
     });
-    let sent = timeout(HEAD_TIME, sent).await.unwrap_or(false);
+    let sent = timeout(REPLY_TIME, sent).await.unwrap_or(false);
     exchange.connection.count_to_client(at);
     scratch::give_bytes(out);
     exchange.finish(flag);
@@ -495,17 +495,17 @@ async fn skip<D: Wire>(down: &mut D, mut body: Body) -> bool {
 }
 
 /// Refuses what is no request, and ends the connection.
-async fn refuse<D: Wire>(recorder: &Arc<Recorder>, connection: &Arc<Connection>, down: &mut D, bad: Bad) -> Step {
-    recorder.metrics.http_refused(bad.label());
+async fn refuse<D: Wire>(shared: &Shared, connection: &Arc<Connection>, down: &mut D, bad: Bad) -> Step {
+    shared.metrics.http_refused(bad.label());
     tracing::debug!(client = %connection.client, %bad, "a request was refused");
-    let exchange = Exchange::malformed(recorder, connection, Version::Http11);
+    let exchange = Exchange::malformed(&shared.recorder, connection, Version::Http11);
     farewell(exchange, down, &bad.reply(), Flag::Malformed, false).await
 }
 
 /// A head that did not come to its end in time.
-async fn late<D: Wire>(recorder: &Arc<Recorder>, connection: &Arc<Connection>, down: &mut D) -> Step {
-    recorder.metrics.http_refused(SLOW);
-    let exchange = Exchange::malformed(recorder, connection, Version::Http11);
+async fn late<D: Wire>(shared: &Shared, connection: &Arc<Connection>, down: &mut D) -> Step {
+    shared.metrics.http_refused(SLOW);
+    let exchange = Exchange::malformed(&shared.recorder, connection, Version::Http11);
     let answer = LocalReply::text(408, "the request took too long");
     farewell(exchange, down, &answer, Flag::Malformed, false).await
 }

@@ -118,6 +118,7 @@ impl Rig {
             traffic,
             http2: Upstreams::default(),
             upstreams: Arc::new(crate::http::h1::IdleUpstreams::new(8, Duration::from_secs(60))),
+            head_timeout: Duration::from_secs(5),
             handshakes: Arc::new(Semaphore::new(10)),
             bind_source: None,
             explicit: false,
