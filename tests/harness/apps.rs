@@ -34,7 +34,15 @@ pub async fn serving<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> App
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    serving_at("127.0.0.1:0".parse().unwrap(), serve).await
+}
+
+/// The same at this address.
+pub async fn serving_at<F>(address: SocketAddr, serve: impl Fn(TcpStream) -> F + Send + 'static) -> App
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind(address).await.unwrap();
     let address = listener.local_addr().unwrap();
     let task = tokio::spawn(async move {
         loop {

@@ -17,6 +17,7 @@ pub mod cluster;
 mod figures;
 pub mod forge;
 pub mod http;
+pub mod issuer;
 mod mesh;
 pub mod mirror;
 pub mod namespace;

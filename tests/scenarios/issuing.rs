@@ -5,8 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
 use squire_mesh::{
@@ -19,6 +18,7 @@ use squire_tests::{
     binary, eventually,
     forge::{Shown, uri},
     http, id, in_time,
+    issuer::{Issuer, base64},
 };
 use tokio::process::Command;
 use tonic::Code;
@@ -202,55 +202,6 @@ async fn a_join_token_works_once_and_in_time_and_only_where_it_was_made() {
         "expired_token",
     )
     .await;
-}
-
-/// An issuer of service-account tokens.
-struct Issuer {
-    key: KeyPair,
-    name: &'static str,
-}
-
-impl Issuer {
-    fn new(name: &'static str) -> Self {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        Self { key, name }
-    }
-
-    fn jwks(&self) -> Value {
-        // An uncompressed point: 4, x, y.
-        let point = self.key.der_bytes();
-        let coordinate = |bytes: &[u8]| base64(bytes);
-        json!({"keys": [{"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": "one",
-                         "x": coordinate(&point[1..33]), "y": coordinate(&point[33..65])}]})
-    }
-
-    /// A token with these claims on top of good ones.
-    fn token(&self, change: &Value) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let mut claims = json!({"iss": self.name, "aud": ["squire-ca"], "sub": "system:serviceaccount:shop:web",
-                                "exp": now + 600, "iat": now, "nbf": now});
-        for (key, value) in change.as_object().unwrap() {
-            claims[key] = value.clone();
-        }
-        let mut header = Header::new(Algorithm::ES256);
-        header.kid = Some("one".to_owned());
-        let key = EncodingKey::from_ec_der(&self.key.serialize_der());
-        jsonwebtoken::encode(&header, &claims, &key).unwrap()
-    }
-}
-
-/// Base64url without padding (RFC 7515, 2).
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        for nth in 0..=chunk.len() {
-            let index = (word >> (18 - 6 * nth)) & 63;
-            text.push(char::from(ALPHABET[index as usize]));
-        }
-    }
-    text
 }
 
 #[tokio::test]

@@ -18,3 +18,4 @@ mod pods;
 mod redirect;
 mod routing;
 mod smuggling;
+mod tokens;
