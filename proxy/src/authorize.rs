@@ -49,8 +49,8 @@ impl Answer {
     }
 }
 
-/// May this peer reach our workload on this port, with bytes?
-pub(crate) fn inbound(snapshot: &Snapshot, question: Question<'_>) -> Answer {
+/// May this peer reach our workload on this port, with bytes? `answers`: what external providers said of it.
+pub(crate) fn inbound(snapshot: &Snapshot, question: Question<'_>, answers: &dyn policy::Answers) -> Answer {
     let Some(table) = &snapshot.policy else {
         return Answer::NotReady("policy");
     };
@@ -58,8 +58,13 @@ pub(crate) fn inbound(snapshot: &Snapshot, question: Question<'_>) -> Answer {
     if let Some(decision) = mismatch(source.as_deref(), question) {
         return Answer::Denied(decision);
     }
-    let request = incoming(snapshot, question, source.as_deref());
+    let request = incoming(snapshot, question, source.as_deref()).with_answers(answers);
     Answer::of(policy::decide_inbound(table, &request))
+}
+
+/// A connection of bytes as external providers see it. `source`: the workload at the peer's address.
+pub(crate) fn bytes<'a>(snapshot: &'a Snapshot, question: Question<'a>, source: Option<&'a Workload>) -> Request<'a> {
+    incoming(snapshot, question, source)
 }
 
 /// May this peer reach our workload on this port with HTTP? What holds for every request, if anything does.

@@ -5,21 +5,29 @@ use std::{
     future::poll_fn,
     net::SocketAddr,
     sync::Arc,
-    task::{Context, Poll},
+    task::{self, Poll},
+    time::Duration,
 };
 
 use squire_mesh::workload::Workload;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 
 use crate::{
     authorize::{self, Answer, OnConnection, Permit, Question},
     connection::{Application, Cut, Direction, Record},
+    ext_authz::{Answered, Body, Context, NOBODY_ASKED},
     forward::Interrupted,
-    http::{Declared, detect, h1::Wire},
+    http::{Declared, Edits, detect, h1::Wire},
     outcome::Outcome,
     shared::Shared,
     state::Snapshot,
 };
+
+/// How long a client may keep silent before providers are asked whether it may have bytes.
+const HEAD_START: Duration = Duration::from_millis(2);
 
 /// The connection that is asked about.
 pub(crate) struct Asked<'a> {
@@ -57,8 +65,24 @@ pub(crate) async fn begin<D: Wire>(
     if declared == Declared::Bytes || (seen == Application::Unknown && client.ended()) {
         seen = Application::Bytes;
     }
+    if seen == Application::Unknown
+        && client.input().is_empty()
+        && let Some(asking) = to_ask(shared, record, asked)
+    {
+        // A client of HTTP speaks at once; its requests are what providers are asked about then.
+        let asking = async {
+            sleep(HEAD_START).await;
+            asking.await
+        };
+        tokio::select! {
+            biased;
+            _ = poll_fn(|cx| client.poll_fill(cx)) => seen = detect(client.input(), declared),
+            answered = asking => record.facts().answered = Some(Arc::new(answered)),
+        }
+    }
     if seen == Application::Unknown && client.input().is_empty() {
-        let bytes = authorize::inbound(&snapshot, asked.question);
+        let answered = record.facts().answered.clone();
+        let bytes = authorize::inbound(&snapshot, asked.question, answered.as_deref().unwrap_or(&NOBODY_ASKED));
         match (bytes, authorize::connection(&snapshot, asked.question)) {
             // Nothing it could say would be let in.
             (Answer::Denied(_) | Answer::NotReady(_), OnConnection::Decided(decision)) if !decision.is_allowed() => {
@@ -68,7 +92,7 @@ pub(crate) async fn begin<D: Wire>(
                 match Box::pin(shared.dialer.app(&permit, asked.app)).await {
                     Ok(tcp) => app = Some(tcp),
                     Err(error) => {
-                        decide(shared, record, asked);
+                        decide(shared, record, asked).await;
                         return Begun::Refused(Outcome::AppUnreachable(error));
                     }
                 }
@@ -95,7 +119,7 @@ pub(crate) async fn begin<D: Wire>(
     if seen == Application::Http2 {
         return Begun::Http2 { app };
     }
-    let Some(answer) = decide(shared, record, asked) else {
+    let Some(answer) = decide(shared, record, asked).await else {
         return Begun::Refused(Outcome::NotReady("policy"));
     };
     let Ok(permit) = answer else {
@@ -154,7 +178,7 @@ async fn first_words<D: Wire>(
     app: Option<&TcpStream>,
     declared: Declared,
 ) -> Words {
-    let waiting = poll_fn(|cx: &mut Context<'_>| {
+    let waiting = poll_fn(|cx: &mut task::Context<'_>| {
         if let Poll::Ready(cut) = record.poll_cut(cx) {
             return Poll::Ready(Words::Cut(cut));
         }
@@ -180,15 +204,21 @@ async fn first_words<D: Wire>(
 
 /// Asks policy about bytes and notes the answer in the record. The record is registered by now, so a policy that changes
 /// from here on finds the connection and judges it again. None: there is no policy yet.
-fn decide(shared: &Shared, record: &Record, asked: &Asked<'_>) -> Option<Result<Permit, ()>> {
+async fn decide(shared: &Shared, record: &Record, asked: &Asked<'_>) -> Option<Result<Permit, ()>> {
+    if let Some(asking) = to_ask(shared, record, asked) {
+        let answered = Arc::new(asking.await);
+        record.facts().answered = Some(answered);
+    }
+    let answered = record.facts().answered.clone();
     let snapshot = shared.snapshot();
     let workload = authorize::workload_at(&snapshot, asked.question.remote, asked.question.peer);
     let uid = workload.as_deref().map(|workload: &Workload| workload.uid.clone());
-    let (result, decision) = match authorize::inbound(&snapshot, asked.question) {
-        Answer::Permitted(permit, decision) => (Ok(permit), decision),
-        Answer::Denied(decision) => (Err(()), decision),
-        Answer::NotReady(_) => return None,
-    };
+    let (result, decision) =
+        match authorize::inbound(&snapshot, asked.question, answered.as_deref().unwrap_or(&NOBODY_ASKED)) {
+            Answer::Permitted(permit, decision) => (Ok(permit), decision),
+            Answer::Denied(decision) => (Err(()), decision),
+            Answer::NotReady(_) => return None,
+        };
     shared.metrics.decided(Direction::Inbound, &decision);
     let mut facts = record.facts();
     facts.peer_workload = uid;
@@ -196,4 +226,33 @@ fn decide(shared: &Shared, record: &Record, asked: &Asked<'_>) -> Option<Result<
     drop(facts);
     record.count_in(shared.metrics.series_of(record));
     Some(result)
+}
+
+/// Asks the external providers that a connection of bytes has to be shown to. None: there is nobody to ask (any more).
+/// Their answers belong into the record, where they count for as long as the connection is open.
+fn to_ask(
+    shared: &Shared,
+    record: &Record,
+    asked: &Asked<'_>,
+) -> Option<impl Future<Output = Answered> + Send + use<>> {
+    let snapshot = shared.snapshot();
+    let table = snapshot.policy.as_ref()?;
+    if table.authorization.custom.is_empty() || record.facts().answered.is_some() {
+        return None;
+    }
+    // Nobody is asked about what is denied whatever they say.
+    if let OnConnection::Decided(_) = authorize::connection(&snapshot, asked.question) {
+        return None;
+    }
+    let source = authorize::workload_at(&snapshot, asked.question.remote, asked.question.peer);
+    let request = authorize::bytes(&snapshot, asked.question, source.as_deref());
+    table.providers_to_ask(&request).next()?;
+    let me = shared.credentials.borrow().clone();
+    let context = Context {
+        source_port: asked.question.remote.port(),
+        local: me.as_ref().map(|credentials| credentials.svid.id()),
+        request_id: "",
+        edits: &Edits::default(),
+    };
+    Some(shared.callouts.ask(table, &request, None, Body::NONE, &context))
 }

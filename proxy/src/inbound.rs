@@ -18,6 +18,7 @@ use crate::{
     authorize::{self, Answer, Question, grounds},
     begin::{self, Asked, Begun},
     connection::{Carrier, Cut, Direction, Facts, Record},
+    ext_authz::NOBODY_ASKED,
     first_bytes::{self, First},
     forward::{self, Early, Interrupted},
     http::{
@@ -125,7 +126,7 @@ impl Arrival {
 
 /// PERMISSIVE: mesh TLS if the client starts it; anything else passes as it is, without an identity.
 async fn permissive(shared: &Arc<Shared>, tcp: TcpStream, since: Instant, arrival: Arrival) {
-    let may_enter = match authorize::inbound(&shared.snapshot(), arrival.asked(None).question) {
+    let may_enter = match authorize::inbound(&shared.snapshot(), arrival.asked(None).question, &NOBODY_ASKED) {
         Answer::Permitted(permit, _) => Some(permit),
         Answer::Denied(_) | Answer::NotReady(_) => None,
     };

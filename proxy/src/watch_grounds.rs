@@ -14,6 +14,7 @@ use crate::{
     authorize::{self, Answer, OnConnection, Question, grounds},
     connection::{Application, Carrier, Connection, Cut, Direction},
     destinations::of_family,
+    ext_authz::NOBODY_ASKED,
     shared::Shared,
     state::Snapshot,
 };
@@ -80,7 +81,7 @@ fn judge_all(shared: &Shared, snapshot: &Snapshot, policy_too: bool) {
 
 /// Whether a live connection would be let in now.
 fn judge(snapshot: &Snapshot, connection: &Connection, now: SystemTime, policy_too: bool) -> Result<(), Cut> {
-    let (peer, port, upstream, carrier, application, judged) = {
+    let (peer, port, upstream, carrier, application, judged, answered) = {
         let facts = connection.facts();
         (
             facts.peer.clone(),
@@ -89,6 +90,7 @@ fn judge(snapshot: &Snapshot, connection: &Connection, now: SystemTime, policy_t
             facts.carrier,
             facts.application,
             facts.decision.is_some(),
+            facts.answered.clone(),
         )
     };
     // The streams of an application go over connections that many share, each with grounds of its own.
@@ -117,7 +119,9 @@ fn judge(snapshot: &Snapshot, connection: &Connection, now: SystemTime, policy_t
                     }
                 };
             }
-            authorize::inbound(snapshot, question)
+            // What providers said when it began still counts.
+            let answered = answered.as_deref().unwrap_or(&NOBODY_ASKED);
+            authorize::inbound(snapshot, question, answered)
         }
         (Direction::Outbound, _) if shares => {
             connection.judge_again();

@@ -18,6 +18,7 @@ mod figures;
 pub mod forge;
 pub mod http;
 pub mod issuer;
+pub mod judge;
 mod mesh;
 pub mod mirror;
 pub mod namespace;

@@ -15,6 +15,7 @@ mod modes;
 mod outages;
 mod peers;
 mod pods;
+mod providers;
 mod redirect;
 mod routing;
 mod smuggling;

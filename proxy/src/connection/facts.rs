@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use squire_mesh::{policy::Decision, spiffe::SpiffeId, svid::VerifiedPeer, workload::WorkloadUid};
 
-use crate::{link::Framing, tls::handshake::Parameters};
+use crate::{ext_authz::Answered, link::Framing, tls::handshake::Parameters};
 
 /// Seen from the application beside this sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -103,4 +103,6 @@ pub(crate) struct Facts {
     pub(crate) reused: bool,
     /// What policy said.
     pub(crate) decision: Option<Decision>,
+    /// What external providers said of a connection of bytes, where they were asked.
+    pub(crate) answered: Option<Arc<Answered>>,
 }

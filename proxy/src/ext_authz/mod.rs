@@ -63,6 +63,21 @@ pub(crate) struct Answered {
     pub(crate) reply: Option<LocalReply>,
 }
 
+/// What counts where no provider was asked.
+pub(crate) static NOBODY_ASKED: Answered = Answered {
+    answers: Vec::new(),
+    edits: UNCHANGED,
+    response: UNCHANGED,
+    reply: None,
+};
+
+const UNCHANGED: Edits = Edits {
+    remove: Vec::new(),
+    set: Vec::new(),
+    add: Vec::new(),
+    target: None,
+};
+
 impl Answers for Answered {
     fn answer(&self, provider: &str) -> Answer {
         let found = self.answers.iter().find(|(name, _)| **name == *provider);

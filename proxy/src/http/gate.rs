@@ -87,11 +87,26 @@ impl Gate {
         }
     }
 
-    /// Judges a request whose head has been read, before anything of it is forwarded.
-    pub(crate) async fn admit(&self, view: &RequestView<'_>) -> Result<Admitted, Refused> {
+    /// How many bytes of a request's body are to be read before it is judged, for providers to see.
+    pub(crate) fn body_wanted(&self, view: &RequestView<'_>) -> usize {
+        let ground = self.ground();
+        let Some(table) = &ground.snapshot.policy else {
+            return 0;
+        };
+        if table.authorization.custom.is_empty() || ground.settled.is_some() || !may_have_body(view) {
+            return 0;
+        }
+        let source = ground.source.as_deref();
+        let request = authorize::request(&ground.snapshot, self.question(), source, view.as_policy());
+        self.shared.callouts.body_wanted(table, &request)
+    }
+
+    /// Judges a request whose head has been read, before anything of it is forwarded. `body`: what has been read of it;
+    /// none: nothing, whether there is one or not.
+    pub(crate) async fn admit(&self, view: &RequestView<'_>, body: Option<Body<'_>>) -> Result<Admitted, Refused> {
         let ground = self.ground();
         let mut standing = Standing::default();
-        let edits = self.call_out(&ground, view, &mut standing).await?;
+        let edits = self.call_out(&ground, view, body, &mut standing).await?;
         match self.decide(&ground, view, &standing) {
             Answer::Permitted(permit, decision) => Ok(Admitted {
                 permit,
@@ -117,6 +132,7 @@ impl Gate {
         &self,
         ground: &Ground,
         view: &RequestView<'_>,
+        body: Option<Body<'_>>,
         standing: &mut Standing,
     ) -> Result<Edits, Refused> {
         let Some(table) = &ground.snapshot.policy else {
@@ -147,11 +163,11 @@ impl Gate {
                 request_id: &view.field("x-request-id").unwrap_or_default(),
                 edits: &verified.edits,
             };
-            // The body has not been read: a provider that wants to see it sees that it is not there.
-            let body = Body {
+            // Of a body that has not been read, a provider that wants to see it sees that it is not there.
+            let body = body.unwrap_or(Body {
                 bytes: &[],
                 complete: !may_have_body(view),
-            };
+            });
             callouts.ask(table, &request, Some(view), body, &context)
         };
         standing.answered = asking.await;

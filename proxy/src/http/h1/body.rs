@@ -25,10 +25,10 @@ pub(crate) enum Length {
 pub(crate) struct BadBody(&'static str);
 
 /// Where in its body a message is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Body(State);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum State {
     Done,
     Exact(u64),
@@ -51,6 +51,15 @@ impl Body {
         matches!(self.0, State::Done)
     }
 
+    /// How many bytes are to come, where that is known.
+    pub(crate) fn left(&self) -> Option<u64> {
+        match self.0 {
+            State::Done => Some(0),
+            State::Exact(left) => Some(left),
+            State::UntilClose | State::Chunked(_) => None,
+        }
+    }
+
     /// Whether only the end of the connection ends it.
     pub(crate) fn ends_with_connection(&self) -> bool {
         matches!(self.0, State::UntilClose)
@@ -61,11 +70,20 @@ impl Body {
     /// # Errors
     /// When chunked framing is broken; nothing that follows may be passed on.
     pub(crate) fn scan(&mut self, bytes: &[u8]) -> Result<usize, BadBody> {
+        self.scan_data(bytes, |_| {})
+    }
+
+    /// The same; `data` is given what the bytes carry, without framing.
+    pub(crate) fn scan_data(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, BadBody> {
         match &mut self.0 {
             State::Done => Ok(0),
-            State::UntilClose => Ok(bytes.len()),
+            State::UntilClose => {
+                data(bytes);
+                Ok(bytes.len())
+            }
             State::Exact(left) => {
                 let taken = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                data(&bytes[..taken]);
                 *left -= taken as u64;
                 if *left == 0 {
                     self.0 = State::Done;
@@ -73,7 +91,7 @@ impl Body {
                 Ok(taken)
             }
             State::Chunked(chunked) => {
-                let taken = chunked.scan(bytes)?;
+                let taken = chunked.scan(bytes, data)?;
                 if chunked.at == At::Over {
                     self.0 = State::Done;
                 }
@@ -84,7 +102,7 @@ impl Body {
 }
 
 /// Chunked transfer coding (RFC 9112 §7.1), byte for byte.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Chunked {
     at: At,
     /// Bytes of the current chunk that are to come; the size while it is being read.
@@ -130,11 +148,12 @@ impl Default for Chunked {
 }
 
 impl Chunked {
-    fn scan(&mut self, bytes: &[u8]) -> Result<usize, BadBody> {
+    fn scan(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, BadBody> {
         let mut at = 0;
         while at < bytes.len() && self.at != At::Over {
             if self.at == At::Data {
                 let taken = (bytes.len() - at).min(usize::try_from(self.left).unwrap_or(usize::MAX));
+                data(&bytes[at..at + taken]);
                 self.left -= taken as u64;
                 at += taken;
                 if self.left == 0 {
@@ -284,6 +303,18 @@ mod tests {
         }
         let long = format!("0\r\nx: {}\r\n\r\n", "y".repeat(MAX_TRAILERS as usize));
         assert!(whole(Length::Chunked, long.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn data_comes_without_its_framing() {
+        let data_of = |length, bytes: &[u8]| {
+            let (mut body, mut data) = (Body::new(length), Vec::new());
+            body.scan_data(bytes, |piece| data.extend_from_slice(piece)).unwrap();
+            String::from_utf8(data).unwrap()
+        };
+        let chunked = b"3;x=y\r\nabc\r\n4\r\ndefg\r\n0\r\nX-T: 1\r\n\r\nGET";
+        assert_eq!(data_of(Length::Chunked, chunked), "abcdefg");
+        assert_eq!(data_of(Length::Exact(3), b"abcGET"), "abc");
     }
 
     proptest! {

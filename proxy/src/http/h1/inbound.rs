@@ -10,7 +10,10 @@ use super::{
     serve::{Prepared, Side},
     wire::{TcpWire, Wire as _},
 };
-use crate::http::{Course, Flag, Forwarded, Gate, LocalReply, Refused, RequestView};
+use crate::{
+    ext_authz::Body as Shown,
+    http::{Course, Flag, Forwarded, Gate, LocalReply, Refused, RequestView},
+};
 
 /// The inbound side of one connection.
 pub(crate) struct Inbound {
@@ -52,8 +55,9 @@ impl Side for Inbound {
         view: &RequestView<'_>,
         _course: &(),
         _tried: &[SocketAddr],
+        body: Option<Shown<'_>>,
     ) -> Result<Prepared<TcpWire>, Refused> {
-        let admitted = self.gate.admit(view).await?;
+        let admitted = self.gate.admit(view, body).await?;
         let (up, reused) = match self.idle.take().filter_map_quiet() {
             Some(up) => (up, self.used),
             None => {

@@ -1,5 +1,6 @@
 //! HTTP/1.0 and 1.1: heads are read strictly, judged and written anew; bodies are forwarded as the bytes they are.
 
+mod ahead;
 mod body;
 #[cfg(test)]
 mod differential;

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     connection::Carrier,
     dial::DialError,
+    ext_authz::Body as Shown,
     http::{Chosen, Course, Flag, Forwarded, Gate, LocalReply, Refused, RequestView, Standing, Way},
     link::{Framing, LinkStream, frame::ResetReason},
     outbound,
@@ -103,6 +104,7 @@ impl Side for Outbound {
         _view: &RequestView<'_>,
         course: &Course,
         tried: &[SocketAddr],
+        _body: Option<Shown<'_>>,
     ) -> Result<Prepared<UpWire>, Refused> {
         let mut tried = tried.to_vec();
         loop {

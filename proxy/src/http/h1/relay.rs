@@ -65,8 +65,8 @@ pub(crate) enum After {
 pub(crate) struct Task<'a> {
     pub(crate) connection: &'a Connection,
     pub(crate) exchange: &'a mut Exchange,
-    /// How the request's body is framed.
-    pub(crate) length: Length,
+    /// What is to come of the request's body.
+    pub(crate) body: Body,
     pub(crate) answers: Answers,
     /// Whether the client wants to keep its connection, and may.
     pub(crate) keep_client: bool,
@@ -109,7 +109,7 @@ pub(crate) async fn relay<D: Wire, U: Wire>(
     let mut relay = Relay {
         request: Half {
             head,
-            body: Body::new(task.length),
+            body: task.body.clone(),
             approved: 0,
         },
         sent: false,

@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    ahead::{self, Ahead},
     body::{Body, Length},
     head::{self, Answers, Bad, RequestHead},
     relay::{self, After, Broken, Progress, Task},
@@ -24,6 +25,7 @@ use super::{
 use crate::{
     authorize::Permit,
     connection::{Application, Connection, Cut},
+    ext_authz::Body as Shown,
     forward::Interrupted,
     http::{Course, Edits, Exchange, Flag, Forwarded, Gate, LocalReply, Refused, RequestView, Standing, Version},
     metrics::Series,
@@ -54,12 +56,14 @@ pub(crate) trait Side: Send {
     /// Decides what becomes of a request.
     fn plan(&self, view: &RequestView<'_>) -> Result<Self::Course, Refused>;
 
-    /// Judges one try of a request and reaches for an upstream. `tried` have failed for this request.
+    /// Judges one try of a request and reaches for an upstream. `tried` have failed for this request; `body`: what has
+    /// been read of its body to be shown.
     fn prepare(
         &mut self,
         view: &RequestView<'_>,
         course: &Self::Course,
         tried: &[SocketAddr],
+        body: Option<Shown<'_>>,
     ) -> impl Future<Output = Result<Prepared<Self::Up>, Refused>> + Send;
 
     /// How the route of a request changes its handling; none: not at all.
@@ -255,18 +259,58 @@ async fn one<D: Wire + Send, S: Side>(
     let gate = side.gate();
     let course = match side.plan(&view) {
         Ok(course) => course,
-        Err(refused) => return reply(exchange, down, head, &refused.reply, refused.flag).await,
+        Err(refused) => return reply(exchange, down, Asked::of(head), &refused.reply, refused.flag).await,
     };
     let routed = S::routed(&course);
     exchange.route = routed.and_then(Course::route);
     let response_edits = routed.map(Course::response_edits).unwrap_or_default();
     let mut tried = Vec::new();
+    let wanted = match &gate {
+        Some(gate) if head.length() != Length::None => gate.body_wanted(&view),
+        _ => 0,
+    };
+    let ahead = if wanted == 0 {
+        None
+    } else {
+        let reading = Box::pin(ahead::read(
+            connection,
+            down,
+            head.length(),
+            wanted,
+            head.expects_continue(),
+        ));
+        match timeout(shared.head_timeout, reading).await {
+            Ok(Ok(ahead)) => Some(ahead),
+            Ok(Err(broken)) => {
+                return broke(
+                    exchange,
+                    connection,
+                    down,
+                    Asked::of(head),
+                    broken,
+                    None,
+                    Progress::default(),
+                )
+                .await;
+            }
+            Err(_) => {
+                shared.metrics.http_refused(SLOW);
+                let answer = LocalReply::text(408, "the request took too long");
+                return farewell(exchange, down, &answer, Flag::Malformed, head.is_head()).await;
+            }
+        }
+    };
+    let shown = ahead.as_ref().map(Ahead::shown);
+    let request = Asked {
+        head,
+        ahead: ahead.as_ref(),
+    };
     loop {
-        let prepared = match Box::pin(side.prepare(&view, &course, &tried)).await {
+        let prepared = match Box::pin(side.prepare(&view, &course, &tried, shown)).await {
             Ok(prepared) => prepared,
             Err(refused) => {
                 exchange.decision = refused.decision;
-                return reply(exchange, down, head, &refused.reply, refused.flag).await;
+                return reply(exchange, down, request, &refused.reply, refused.flag).await;
             }
         };
         exchange.attempts += 1;
@@ -275,10 +319,24 @@ async fn one<D: Wire + Send, S: Side>(
         let (mut up, permit, mut picked) = (prepared.up, prepared.permit, prepared.picked);
         let mut progress = Progress::default();
         let mut out = scratch::take_bytes();
-        head.write(&mut out, &prepared.edits, side.forwarded());
+        let mut edits = prepared.edits;
+        if ahead.is_some() {
+            // The client has been told already.
+            edits.remove.push("expect".into());
+        }
+        head.write(&mut out, &edits, side.forwarded());
+        let body = match &ahead {
+            None => Body::new(head.length()),
+            Some(ahead) => {
+                out.extend_from_slice(&ahead.bytes);
+                ahead.rest.clone()
+            }
+        };
         let standing = prepared.standing;
+        let of_providers = &standing.answered.response;
+        let merged = (!of_providers.is_empty()).then(|| response_edits.clone().then(of_providers.clone()));
         let still_admitted = || gate.as_ref().is_none_or(|gate| gate.still_admits(&view, &standing));
-        let whole = head.length() == Length::None;
+        let whole = body.is_done();
         let (started, tries) = (exchange.started, u32::from(exchange.attempts));
         let left = || {
             routed
@@ -304,14 +362,14 @@ async fn one<D: Wire + Send, S: Side>(
         let task = Task {
             connection,
             exchange: &mut exchange,
-            length: head.length(),
+            body,
             answers: Answers {
                 head: head.is_head(),
                 connect: head.is_connect(),
             },
             keep_client: head.keeps_alive() && !shared.draining.is_cancelled(),
             old_client: head.version() == Version::Http10,
-            response_edits: &response_edits,
+            response_edits: merged.as_ref().unwrap_or(&response_edits),
             still_admitted: &still_admitted,
             hold: &hold,
             picked: picked.as_mut(),
@@ -376,7 +434,7 @@ async fn one<D: Wire + Send, S: Side>(
             (_, None) => None,
         };
         let Some(wait) = wait else {
-            return broke(exchange, connection, down, head, broken, refusal, progress).await;
+            return broke(exchange, connection, down, request, broken, refusal, progress).await;
         };
         if !prepared.reused {
             tried.push(prepared.address);
@@ -387,12 +445,42 @@ async fn one<D: Wire + Send, S: Side>(
     }
 }
 
+/// A request as far as it has been read from its client.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    head: &'a RequestHead,
+    ahead: Option<&'a Ahead>,
+}
+
+impl<'a> Asked<'a> {
+    /// Of which nothing but the head has been read.
+    fn of(head: &'a RequestHead) -> Self {
+        Self { head, ahead: None }
+    }
+
+    /// What is to come of its body.
+    fn rest(self) -> Body {
+        self.ahead
+            .map_or_else(|| Body::new(self.head.length()), |ahead| ahead.rest.clone())
+    }
+
+    /// Whether that is so little that it can be read away to keep the connection.
+    fn can_be_got_over(self) -> bool {
+        let waits = self.ahead.is_none() && self.head.expects_continue();
+        match self.rest().left() {
+            Some(0) => true,
+            Some(left) => left <= MAX_SKIPPED && !waits,
+            None => false,
+        }
+    }
+}
+
 /// Says what can still be said about a request that did not reach its end.
 async fn broke<D: Wire>(
     exchange: Exchange,
     connection: &Connection,
     down: &mut D,
-    head: &RequestHead,
+    request: Asked<'_>,
     broken: Broken,
     refusal: Option<(LocalReply, Flag)>,
     progress: Progress,
@@ -419,23 +507,19 @@ async fn broke<D: Wire>(
     tracing::debug!(%broken, "a request was answered in place of its upstream");
     // A body that was passed on in part cannot be found the end of.
     if progress.body_consumed || matches!(broken, Broken::BadRequest(_)) {
-        return farewell(exchange, down, &answer, flag, head.is_head()).await;
+        return farewell(exchange, down, &answer, flag, request.head.is_head()).await;
     }
-    reply(exchange, down, head, &answer, flag).await
+    reply(exchange, down, request, &answer, flag).await
 }
 
 /// Answers a request ourselves; the connection stays if the request's body can be got over.
-async fn reply<D: Wire>(exchange: Exchange, down: &mut D, head: &RequestHead, answer: &LocalReply, flag: Flag) -> Step {
-    let skipped = match head.length() {
-        Length::None => true,
-        Length::Exact(length) => length <= MAX_SKIPPED && !head.expects_continue(),
-        Length::Chunked | Length::UntilClose => false,
-    };
-    if !skipped || !head.keeps_alive() {
+async fn reply<D: Wire>(exchange: Exchange, down: &mut D, request: Asked<'_>, answer: &LocalReply, flag: Flag) -> Step {
+    let head = request.head;
+    if !request.can_be_got_over() || !head.keeps_alive() {
         return farewell(exchange, down, answer, flag, head.is_head()).await;
     }
     let sent = say(exchange, down, answer, flag, false, head.is_head()).await;
-    if sent && timeout(LINGER, skip(down, Body::new(head.length()))).await == Ok(true) {
+    if sent && timeout(LINGER, skip(down, request.rest())).await == Ok(true) {
         Step::Next
     } else {
         Step::Finish(Outcome::Complete)

@@ -118,7 +118,7 @@ impl Side {
         tried: &[SocketAddr],
     ) -> Result<Pass, Refused> {
         match (self, course) {
-            (Self::In(side), _) => side.gate.admit(view).await.map(|admitted| Pass {
+            (Self::In(side), _) => side.gate.admit(view, None).await.map(|admitted| Pass {
                 permit: admitted.permit,
                 edits: admitted.edits,
                 decision: Some(admitted.decision),
@@ -173,6 +173,13 @@ impl Side {
             Self::In(side) => Some(side.line.going_away()),
             Self::Out(_) => None,
         }
+    }
+}
+
+impl Pass {
+    /// What providers want changed in the response.
+    pub(super) fn response_edits(&self) -> Edits {
+        self.standing.answered.response.clone()
     }
 }
 

@@ -248,6 +248,7 @@ impl Stream<'_> {
         match slot.sender.send_request(request, ended) {
             Ok((response, sink)) => {
                 let edits = self.course.as_ref().map(Course::response_edits).unwrap_or_default();
+                let edits = edits.then(pass.response_edits());
                 Ok((Relay::new(body, sink, response, ended, edits), slot))
             }
             Err(error) => Err(Failed::Again(body, Problem::Refused(error))),
