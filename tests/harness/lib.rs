@@ -12,6 +12,7 @@
 mod addresses;
 pub mod apps;
 pub mod authority;
+pub mod backend;
 mod capture;
 pub mod cluster;
 mod figures;

@@ -20,3 +20,4 @@ mod redirect;
 mod routing;
 mod smuggling;
 mod tokens;
+mod traffic;
