@@ -3,8 +3,10 @@
 //! in the store. It does not judge who asks: that is the attestors' work.
 
 mod issued;
+mod revoke;
 
 pub use issued::{IssueError, Issued};
+pub use revoke::RevokeError;
 
 use std::{
     io::BufReader,
@@ -17,6 +19,7 @@ use rustls::pki_types::PrivateKeyDer;
 use squire_mesh::{
     bundle::TrustBundle,
     spiffe::{SpiffeId, TrustDomain},
+    svid::Revocations,
     tls::Svid,
 };
 use tokio::sync::watch;
@@ -28,6 +31,7 @@ use crate::{
     hierarchy::{self, Hierarchy, HierarchyError, Signer},
     log::{self, Event, Log, LogError, Verified, rfc3339},
     profile::granted_ttl,
+    revocation,
     state::{State, StateError},
     status::Status,
     store::{Store, StoreError},
@@ -47,6 +51,7 @@ pub struct CertificateAuthority {
     domain: TrustDomain,
     current: RwLock<Arc<Current>>,
     bundle: watch::Sender<Arc<TrustBundle>>,
+    revocations: watch::Sender<Arc<Revocations>>,
     /// One change of the state at a time.
     changing: Mutex<()>,
 }
@@ -115,6 +120,7 @@ impl CertificateAuthority {
         let log = Log::open(Arc::clone(&store))?;
         let hierarchy = Hierarchy::load(&state)?;
         let bundle = watch::Sender::new(Arc::new(hierarchy.bundle().clone()));
+        let revocations = watch::Sender::new(Arc::new(revocation::in_force(&state.revocations)));
         let current = RwLock::new(Arc::new(Current { state, hierarchy }));
         let ca = Arc::new(Self {
             store,
@@ -122,6 +128,7 @@ impl CertificateAuthority {
             domain,
             current,
             bundle,
+            revocations,
             changing: Mutex::new(()),
         });
         ca.renew_intermediate_if_due(now)?;
@@ -223,6 +230,7 @@ impl CertificateAuthority {
         ttl: Option<Duration>,
         now: SystemTime,
     ) -> Result<Issued, IssueError> {
+        self.revocations.borrow().check_identity(&attested.id, now)?;
         let current = self.current();
         let mut issued = issued::sign(&current.hierarchy, &attested.id, key, granted_ttl(ttl), now)?;
         let event = Event::Issued {
@@ -285,6 +293,10 @@ impl CertificateAuthority {
         if self.renew_intermediate_if_due(now)? {
             tracing::info!(until = %rfc3339(self.intermediate_ends()), "the intermediate was renewed");
         }
+        let expired = self.expire_revocations(now)?;
+        if expired > 0 {
+            tracing::info!(expired, "revocations ended with the certificates they concerned");
+        }
         self.store.sweep_tokens(now - TOKEN_MEMORY)?;
         Ok(())
     }
@@ -293,14 +305,30 @@ impl CertificateAuthority {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Saves a state, then lets it take effect.
+    fn save_and_adopt(&self, state: State) -> Result<(), CaError> {
+        let hierarchy = Hierarchy::load(&state)?;
+        self.store.save(&state)?;
+        self.adopt(state, hierarchy);
+        Ok(())
+    }
+
     /// Lets a state that was saved take effect.
     fn adopt(&self, state: State, hierarchy: Hierarchy) {
         let bundle = Arc::new(hierarchy.bundle().clone());
+        let revocations = revocation::in_force(&state.revocations);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Current { state, hierarchy });
         self.bundle.send_if_modified(|old| {
             let changed = old.sequence() != bundle.sequence();
             if changed {
                 *old = bundle;
+            }
+            changed
+        });
+        self.revocations.send_if_modified(|old| {
+            let changed = **old != revocations;
+            if changed {
+                *old = Arc::new(revocations);
             }
             changed
         });

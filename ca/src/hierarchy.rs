@@ -102,6 +102,7 @@ impl Hierarchy {
             }],
             active_root: name,
             intermediate,
+            revocations: Vec::new(),
         })
     }
 

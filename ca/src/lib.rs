@@ -1,6 +1,7 @@
 //! The mini-CA: root, intermediate and leaf certificates of one trust domain; attesting who asks; a durable store; a log of
 //! everything that was signed. It knows no policy and no proxy, and never reads names out of a certificate request.
 
+pub mod admin;
 pub mod attest;
 pub mod authority;
 pub mod csr;
@@ -8,6 +9,7 @@ pub mod digest;
 pub mod hierarchy;
 pub mod log;
 pub mod profile;
+pub mod revocation;
 pub mod secret;
 pub mod service;
 pub mod state;

@@ -153,7 +153,7 @@ impl Refusal {
             Self::Csr(CsrError::Unsupported(_)) => "unsupported_key",
             Self::Csr(CsrError::NotACsr(_) | CsrError::TooLong(_)) => "not_a_csr",
             Self::Attest(error) => error.label(),
-            Self::Revoked(_) => "revoked",
+            Self::Revoked(_) | Self::Issue(IssueError::Revoked(_)) => "revoked",
             Self::Issue(IssueError::NotOurs { .. }) => "other_trust_domain",
             Self::Issue(IssueError::Intermediate { .. }) => "intermediate_not_valid",
             Self::Issue(IssueError::Log(_)) => "log",
@@ -168,7 +168,7 @@ impl Refusal {
             Self::Attest(AttestError::OtherTrustDomain { .. } | AttestError::NoServiceAccount(_))
             | Self::Revoked(_) => Code::PermissionDenied,
             Self::Attest(_) => Code::Unauthenticated,
-            Self::Issue(IssueError::NotOurs { .. }) => Code::PermissionDenied,
+            Self::Issue(IssueError::NotOurs { .. } | IssueError::Revoked(_)) => Code::PermissionDenied,
             Self::Issue(IssueError::Log(_) | IssueError::Intermediate { .. }) => Code::Unavailable,
             Self::Issue(IssueError::Sign(_) | IssueError::Own(_)) => Code::Internal,
         }

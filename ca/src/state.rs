@@ -6,6 +6,7 @@ use squire_mesh::spiffe::TrustDomain;
 
 use crate::{
     hierarchy::{Hierarchy, HierarchyError},
+    revocation::RevocationRecord,
     secret::Secret,
 };
 
@@ -30,6 +31,9 @@ pub struct State {
     pub active_root: String,
     /// The intermediate that signs leaves.
     pub intermediate: IntermediateRecord,
+    /// What must no longer be trusted although it is signed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revocations: Vec<RevocationRecord>,
 }
 
 /// Where a root rotation stands (DESIGN §7).

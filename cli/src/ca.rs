@@ -1,11 +1,13 @@
 //! `squire ca`: the CA in an admin's hands. Arguments and what is shown; what is done is in the room of that name. Commands
 //! that only read, and `token` and `issue`, also work beside a control plane that runs the same CA.
 
+mod admin;
 mod failure;
 mod init;
 mod issue;
 mod log;
 mod remote;
+mod revoke;
 mod status;
 mod token;
 
@@ -15,7 +17,7 @@ use clap::Subcommand;
 
 use crate::{exit::Outcome, output};
 
-/// The certificate authority: make one, see its state, hand out join tokens, issue certificates, check its log
+/// The certificate authority: make one, see its state, hand out join tokens, issue and revoke certificates, check its log
 #[derive(Debug, clap::Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Args {
@@ -31,6 +33,9 @@ enum CaCommand {
     Token(token::Args),
     Issue(issue::Args),
     Log(log::Args),
+    Revoke(revoke::Args),
+    Unrevoke(revoke::UnrevokeArgs),
+    Revoked(revoke::RevokedArgs),
 }
 
 /// Which CA.
@@ -50,6 +55,9 @@ impl Args {
             CaCommand::Token(args) => args.run(),
             CaCommand::Issue(args) => args.run(),
             CaCommand::Log(args) => args.run(),
+            CaCommand::Revoke(args) => args.run(),
+            CaCommand::Unrevoke(args) => args.run(),
+            CaCommand::Revoked(args) => args.run(),
         }
     }
 }

@@ -20,6 +20,14 @@ impl Failure {
         Self { code: 1, error: None }
     }
 
+    /// Exit 1, with the reason: what was asked for is refused.
+    pub(crate) fn denied(error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            code: 1,
+            error: Some(error.into()),
+        }
+    }
+
     /// Exit 2: the arguments make no sense together.
     pub(crate) fn usage(error: impl Into<anyhow::Error>) -> Self {
         Self {

@@ -10,6 +10,7 @@ use std::{
 
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts};
 use squire_ca::{
+    admin,
     attest::{Attestor, JoinTokens, Oidc, OidcConfig, Renewal},
     authority::CertificateAuthority,
     service::{IssuingService, Observer, PeerIdentity},
@@ -74,6 +75,12 @@ impl Issuing {
         let bundles = ca.watch_bundle();
         let first = settings(&Arc::new(svid.clone()), &bundles.borrow());
         let (sender, tls) = watch::channel(Arc::new(first));
+        match admin::listen(&config.ca_dir) {
+            Ok(socket) => drop(tasks.spawn(until(stop.clone(), admin::serve(socket, Arc::clone(&ca))))),
+            Err(error) => {
+                tracing::error!(%error, "the CA's admin socket cannot be opened: `squire ca revoke` and `rotate` will not work beside this process")
+            }
+        }
         tasks.spawn(until(stop.clone(), Arc::clone(&ca).maintain()));
         tasks.spawn(until(stop.clone(), renew(Arc::clone(&ca), id, svid, bundles, sender)));
         Ok(Self {
@@ -100,6 +107,11 @@ impl Issuing {
         self.ca.watch_bundle()
     }
 
+    /// What is revoked.
+    pub fn revocations(&self) -> watch::Receiver<Arc<Revocations>> {
+        self.ca.watch_revocations()
+    }
+
     /// Tells other processes on this machine where the service is.
     pub fn advertise(&self, address: std::net::SocketAddr) {
         if let Err(error) = self.store.advertise(address) {
@@ -111,7 +123,7 @@ impl Issuing {
     ///
     /// # Errors
     /// When the keys of the token issuer cannot be read.
-    pub fn service(&self, revocations: watch::Receiver<Arc<Revocations>>) -> Result<IssuingServer, ControlError> {
+    pub fn service(&self) -> Result<IssuingServer, ControlError> {
         let domain = self.ca.trust_domain().clone();
         let store: Arc<dyn Store> = Arc::<DirStore>::clone(&self.store);
         let mut attestors: Vec<Box<dyn Attestor>> = vec![
@@ -128,7 +140,7 @@ impl Issuing {
             attestors.push(Box::new(oidc));
         }
         let observer = Counting::new(&self.metrics).map_err(ControlError::Metrics)?;
-        let service = IssuingService::new(Arc::clone(&self.ca), attestors, revocations, Arc::new(observer));
+        let service = IssuingService::new(Arc::clone(&self.ca), attestors, self.revocations(), Arc::new(observer));
         Ok(InterceptedService::new(service.into_server(), name_peer))
     }
 }

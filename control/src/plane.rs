@@ -56,9 +56,6 @@ pub async fn run(config: Config) -> Result<(), ControlError> {
 pub struct Running {
     grpc: SocketAddr,
     admin: SocketAddr,
-    revocations: watch::Sender<Arc<Revocations>>,
-    catalog: Arc<Catalog>,
-    metrics: Metrics,
     stop: CancellationToken,
     tasks: TaskTracker,
     server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
@@ -79,8 +76,8 @@ impl Running {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let issuing = Issuing::open(&config, &metrics, &stop, &tasks).await?;
         let ca_directory = issuing.directory();
-        let (revocations, revoked) = watch::channel(Arc::new(Revocations::default()));
-        let issuer = issuing.service(revoked.clone())?;
+        let revoked = issuing.revocations();
+        let issuer = issuing.service()?;
 
         let (catalog, fleet) = (Arc::new(Catalog::default()), Arc::new(Fleet::default()));
         let reports = Reports::new(Arc::clone(&catalog), metrics.clone());
@@ -102,7 +99,7 @@ impl Running {
 
         let door = Door {
             tls: issuing.tls(),
-            revocations: revoked,
+            revocations: revoked.clone(),
             limits: config.limits,
             metrics: metrics.clone(),
             stop: stop.clone(),
@@ -123,16 +120,18 @@ impl Running {
                     .add_service(reports.service())
                     .serve_with_incoming_shutdown(door.open(grpc), stop.clone().cancelled_owned()),
             ),
-            revocations,
-            catalog: Arc::clone(&catalog),
-            metrics: metrics.clone(),
             grace: config.limits.grace,
             ca_directory,
             stop: stop.clone(),
             tasks: tasks.clone(),
         };
-        running.set_revocations(wire::Revocation::default(), Revocations::default());
         tasks.spawn(pipeline.run(Watch::new(&config.dir), stop.clone()));
+        tasks.spawn(publish_revocations(
+            revoked,
+            Arc::clone(&catalog),
+            metrics.clone(),
+            stop.clone(),
+        ));
         tasks.spawn(publish_bundle(issuing.bundle(), catalog, metrics, stop.clone()));
         tasks.spawn(sweep(reports, stop.clone()));
         tasks.spawn(admin::serve(admin, Arc::new(pages), stop));
@@ -148,15 +147,6 @@ impl Running {
     /// Where people and Prometheus connect.
     pub fn admin(&self) -> SocketAddr {
         self.admin
-    }
-
-    /// Replaces what is revoked: applied here at once, and pushed to every proxy.
-    pub fn set_revocations(&self, message: wire::Revocation, revocations: Revocations) {
-        let resource = Resource::new(Kind::Revocation, ports::REVOCATIONS.into(), &message);
-        for (kind, published) in self.catalog.publish([(Kind::Revocation, vec![resource])], None) {
-            record(&self.metrics, kind, published);
-        }
-        self.revocations.send_replace(Arc::new(revocations));
     }
 
     /// Stops: streams are told to come back later, then everything ends, by force after the grace period.
@@ -200,6 +190,26 @@ fn pipeline(config: &Config, catalog: &Arc<Catalog>, metrics: &Metrics) -> Pipel
         Arc::clone(catalog),
         metrics.clone(),
     )
+}
+
+/// Pushes what is revoked whenever it changes.
+async fn publish_revocations(
+    mut revoked: watch::Receiver<Arc<Revocations>>,
+    catalog: Arc<Catalog>,
+    metrics: Metrics,
+    stop: CancellationToken,
+) {
+    loop {
+        let message = wire::Revocation::from(&**revoked.borrow_and_update());
+        let resource = Resource::new(Kind::Revocation, ports::REVOCATIONS.into(), &message);
+        for (kind, published) in catalog.publish([(Kind::Revocation, vec![resource])], None) {
+            record(&metrics, kind, published);
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = revoked.changed() => if changed.is_err() { return },
+        }
+    }
 }
 
 /// Pushes the CA's roots whenever they change.

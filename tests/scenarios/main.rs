@@ -17,6 +17,8 @@ mod peers;
 mod pods;
 mod providers;
 mod redirect;
+mod resumption;
+mod revocation;
 mod routing;
 mod smuggling;
 mod tokens;

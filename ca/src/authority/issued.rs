@@ -6,7 +6,7 @@ use rcgen::PublicKeyData;
 use rustls::pki_types::CertificateDer;
 use squire_mesh::{
     spiffe::{SpiffeId, TrustDomain},
-    svid::Serial,
+    svid::{Revoked, Serial},
     tls::SvidError,
 };
 
@@ -44,6 +44,9 @@ pub enum IssueError {
         /// Whose CA this is.
         domain: TrustDomain,
     },
+    /// The identity was revoked.
+    #[error(transparent)]
+    Revoked(#[from] Revoked),
     /// The intermediate is not valid now.
     #[error(
         "the CA's intermediate is valid from {from} to {until}, not now: check this machine's clock, and `squire ca status`"

@@ -52,6 +52,20 @@ pub enum Event {
         /// The file it is kept in.
         set_aside: String,
     },
+    /// An identity or a certificate was revoked.
+    Revoked {
+        /// SPIFFE ID or serial number.
+        target: String,
+        /// What of it.
+        covers: String,
+        /// What the admin wrote.
+        reason: String,
+    },
+    /// A revocation was undone.
+    Unrevoked {
+        /// SPIFFE ID or serial number.
+        target: String,
+    },
     /// A leaf was signed.
     Issued {
         /// The SPIFFE ID.

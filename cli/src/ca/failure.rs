@@ -57,6 +57,7 @@ impl From<IssueError> for Failure {
     fn from(error: IssueError) -> Self {
         match error {
             IssueError::NotOurs { .. } => Self::usage(error),
+            IssueError::Revoked(_) => Self::denied(error),
             IssueError::Log(_) | IssueError::Intermediate { .. } => Self::unavailable(error),
             IssueError::Sign(_) | IssueError::Own(_) => Self::configuration(error),
         }

@@ -82,6 +82,7 @@ impl Args {
         match (&self.id, &entry.event) {
             (None, _) => true,
             (Some(wanted), Event::Issued { id, .. }) => id == wanted,
+            (Some(wanted), Event::Revoked { target, .. } | Event::Unrevoked { target }) => target == wanted,
             (Some(_), Event::Root { .. } | Event::Intermediate { .. } | Event::Restarted { .. }) => false,
         }
     }
@@ -135,6 +136,8 @@ fn row(entry: &Entry) -> [String; 7] {
             not_after,
             ..
         } => ("intermediate", "-", key_id, not_after, format!("root {issuer}")),
+        Event::Revoked { target, covers, reason } => ("revoked", covers.as_str(), target, &entry.time, reason.clone()),
+        Event::Unrevoked { target } => ("unrevoked", "-", target, &entry.time, "admin".to_owned()),
         Event::Restarted { reason, set_aside } => ("restarted", "-", set_aside, &entry.time, reason.clone()),
         Event::Issued {
             id,

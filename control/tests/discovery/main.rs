@@ -309,7 +309,7 @@ async fn a_revoked_identity_loses_its_stream_and_cannot_come_back() {
     let mut db = plane.connect("db", "shop/db").await;
     web.follow(WORKLOAD, &[]).await;
     db.follow(client::REVOCATION, &[]).await;
-    plane.revoke("web");
+    plane.revoke("web").await;
     assert_eq!(web.end().await.code(), Code::PermissionDenied);
     assert_eq!(db.next().await.names(), ["revocations"], "the others are told");
     plane.refusal(Some(web.svid), "shop/web").await;

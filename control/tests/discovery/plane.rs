@@ -15,7 +15,9 @@ use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, ServerName, pem::PemObject};
 use squire_ca::{
+    admin::{self, Command, Reply},
     hierarchy::Hierarchy,
+    revocation::Target,
     store::{DirStore, Store},
     token::JoinToken,
 };
@@ -23,12 +25,8 @@ use squire_control::{Running, config::Config};
 use squire_mesh::{
     bundle::TrustBundles,
     spiffe::{SpiffeId, TrustDomain},
-    svid::Revocations,
     tls::{Expect, Svid, anonymous_client_config, client_config},
-    wire::{
-        ca::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
-        squire::{Revocation, RevokedIdentity},
-    },
+    wire::ca::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -100,22 +98,16 @@ impl Plane {
         fs::remove_file(self.dirs.path().join("mesh").join(name)).unwrap();
     }
 
-    pub(crate) fn revoke(&self, account: &str) {
-        let id = id(account);
-        let entry = RevokedIdentity {
-            spiffe_id: id.to_string(),
+    pub(crate) async fn revoke(&self, account: &str) {
+        let command = Command::Revoke {
+            target: Target::Identity(id(account)),
             reason: "test".into(),
-            issued_before: 0,
+            issued_only: false,
         };
-        let mut revocations = Revocations::default();
-        revocations.revoke_identity(id, "test", None);
-        self.running.set_revocations(
-            Revocation {
-                identities: vec![entry],
-                serials: Vec::new(),
-            },
-            revocations,
-        );
+        let dir = self.dirs.path().join("ca");
+        let reply = tokio::task::spawn_blocking(move || admin::ask(&dir, &command)).await;
+        let reply = reply.unwrap().unwrap();
+        assert!(matches!(reply, Reply::Revocation { .. }), "{reply:?}");
     }
 
     fn store(&self) -> DirStore {

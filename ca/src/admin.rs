@@ -1,0 +1,200 @@
+//! The CA's admin socket: a Unix socket in its directory, for commands beside the process that runs it. Whoever may open
+//! the directory has the keys anyway, so the file system says who is an admin. One line of JSON asks, one answers; nothing
+//! here decides, the CA does.
+
+use std::{
+    fs::File,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    os::{fd::AsRawFd as _, unix::net::UnixStream},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use rustix::{fs::Mode, process::umask};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream as AsyncStream},
+    time::timeout,
+};
+
+use crate::{
+    authority::{CaError, CertificateAuthority, RevokeError},
+    revocation::{RevocationView, Target},
+};
+
+/// Its name in the CA's directory.
+const FILE: &str = "admin.sock";
+/// Longest command and longest answer, in bytes.
+const MAX_LINE: u64 = 32 << 20;
+/// A command arrives and is answered within this time.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What an admin asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Command {
+    /// Revoke an identity or a certificate.
+    Revoke {
+        /// Which.
+        target: Target,
+        /// Why.
+        reason: String,
+        /// Only what the identity was issued so far.
+        issued_only: bool,
+    },
+    /// Undo a revocation.
+    Unrevoke {
+        /// Of what.
+        target: Target,
+    },
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Reply {
+    /// This revocation is in force, or was undone.
+    Revocation {
+        /// Which.
+        revocation: RevocationView,
+    },
+    /// Nothing was done.
+    Refused {
+        /// The admin can change what was asked; otherwise the CA failed.
+        mistaken: bool,
+        /// Why, and what to do.
+        why: String,
+    },
+}
+
+/// Why the process that runs a CA could not be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: the process that runs this CA cannot be asked: {source}; try again when it has started or ended", path.display())]
+pub struct AskError {
+    /// The socket.
+    path: PathBuf,
+    /// What the system said.
+    source: io::Error,
+}
+
+/// Does what is asked. Blocks.
+#[must_use]
+pub fn execute(ca: &CertificateAuthority, command: Command, now: SystemTime) -> Reply {
+    let done = match command {
+        Command::Revoke {
+            target,
+            reason,
+            issued_only,
+        } => ca.revoke(&target, &reason, issued_only, now),
+        Command::Unrevoke { target } => ca.unrevoke(&target, now),
+    };
+    match done {
+        Ok(revocation) => Reply::Revocation { revocation },
+        Err(error) => Reply::Refused {
+            mistaken: !matches!(error, RevokeError::Ca(CaError::Store(_) | CaError::Log(_))),
+            why: error.to_string(),
+        },
+    }
+}
+
+/// Opens the socket in a CA's directory, whose lock the caller holds.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn listen(dir: &Path) -> io::Result<UnixListener> {
+    let open = File::open(dir)?;
+    match std::fs::remove_file(dir.join(FILE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // Narrow from its first moment: other commands check the directory meanwhile.
+    let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+    let bound = UnixListener::bind(short(&open));
+    umask(before);
+    bound
+}
+
+/// Answers commands until it is dropped.
+pub async fn serve(listener: UnixListener, ca: Arc<CertificateAuthority>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let ca = Arc::downgrade(&ca);
+                tokio::spawn(async move {
+                    let answered = timeout(LIMIT, async {
+                        match ca.upgrade() {
+                            Some(ca) => answer(stream, ca).await,
+                            None => Ok(()),
+                        }
+                    });
+                    if let Ok(Err(error)) = answered.await {
+                        tracing::debug!(%error, "an admin command broke off");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the CA's admin socket could not accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn answer(mut stream: AsyncStream, ca: Arc<CertificateAuthority>) -> io::Result<()> {
+    let mut line = Vec::new();
+    let (read, mut write) = stream.split();
+    tokio::io::BufReader::new(read.take(MAX_LINE))
+        .read_until(b'\n', &mut line)
+        .await?;
+    let reply = match serde_json::from_slice(&line) {
+        Ok(command) => {
+            let done = tokio::task::spawn_blocking(move || execute(&ca, command, SystemTime::now()));
+            done.await.map_err(io::Error::other)?
+        }
+        Err(error) => Reply::Refused {
+            mistaken: true,
+            why: format!("not a command of this version of squire: {error}"),
+        },
+    };
+    tracing::info!(
+        refused = matches!(reply, Reply::Refused { .. }),
+        "an admin command was answered"
+    );
+    let mut text = serde_json::to_vec(&reply)?;
+    text.push(b'\n');
+    write.write_all(&text).await
+}
+
+/// Asks the process that runs the CA of a directory. Blocks.
+///
+/// # Errors
+/// When there is no such process, or it does not answer.
+pub fn ask(dir: &Path, command: &Command) -> Result<Reply, AskError> {
+    ask_socket(dir, command).map_err(|source| AskError {
+        path: dir.join(FILE),
+        source,
+    })
+}
+
+fn ask_socket(dir: &Path, command: &Command) -> io::Result<Reply> {
+    let open = File::open(dir)?;
+    let mut stream = UnixStream::connect(short(&open))?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    let mut text = serde_json::to_vec(command)?;
+    text.push(b'\n');
+    stream.write_all(&text)?;
+    let mut line = Vec::new();
+    BufReader::new(stream.take(MAX_LINE)).read_until(b'\n', &mut line)?;
+    if line.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_slice(&line)?)
+}
+
+/// The socket by its open directory: addresses of Unix sockets are at most 108 bytes long, paths are not.
+fn short(dir: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(FILE)
+}
