@@ -12,6 +12,8 @@
 mod connections;
 #[path = "differential/generate.rs"]
 mod generate;
+#[path = "differential/pairs.rs"]
+mod pairs;
 #[path = "differential/reference.rs"]
 mod reference;
 
@@ -26,10 +28,7 @@ use squire_control::{
 };
 use squire_mesh::{policy::Table, wire::squire as wire};
 
-/// Requests for each set of policies: reading policies costs more than deciding.
-const REQUESTS: usize = 10;
-
-fn pairs() -> usize {
+fn number_of_pairs() -> usize {
     env::var("SQUIRE_DIFFERENTIAL_PAIRS")
         .ok()
         .map_or(30_000, |text| text.parse().expect("a number"))
@@ -63,23 +62,7 @@ fn ask(evaluator: &Evaluator, request: &Value) -> Value {
 }
 
 fn differs(family: Family) {
-    for seed in (first_seed()..).take(pairs() / REQUESTS) {
-        let r = &mut Random::new(seed);
-        let mesh = generate::mesh(r);
-        let objects = generate::objects(r, family);
-        let evaluator = Evaluator::with_policies(set(&objects, &mesh));
-        for _ in 0..REQUESTS {
-            let request = generate::request(r, family);
-            let expected = reference::evaluate(&objects, &mesh, &request);
-            let actual = ask(&evaluator, &request);
-            for (field, expected) in expected.as_object().unwrap() {
-                assert_eq!(
-                    actual[field], *expected,
-                    "{family:?} seed {seed}: {field}\n{actual}\nmesh {mesh}\nobjects {objects:#?}\nrequest {request:#}"
-                );
-            }
-        }
-    }
+    pairs::compare(family, first_seed(), number_of_pairs());
 }
 
 #[test]
@@ -107,7 +90,7 @@ fn normalization_agrees_with_the_reference() {
     let parts = [
         "/", "a", ".", "..", "%2f", "%2F", "%5c", "\\", "%61", "%2e", "%25", "%", "//", "?", "#", "%00", "é",
     ];
-    for seed in (first_seed()..).take(pairs()) {
+    for seed in (first_seed()..).take(number_of_pairs()) {
         let r = &mut Random::new(seed);
         let count = r.below(9);
         let path: String = std::iter::once("/").chain((0..count).map(|_| r.pick(&parts))).collect();
@@ -121,7 +104,7 @@ fn normalization_agrees_with_the_reference() {
 
 /// Runs a property on random policies, requests and settings.
 fn property(family: Family, holds: impl Fn(&mut Random, &[Value], &Value, &Value)) {
-    for seed in (first_seed()..).take(pairs() / 20) {
+    for seed in (first_seed()..).take(number_of_pairs() / 20) {
         let r = &mut Random::new(seed);
         let mesh = generate::mesh(r);
         let objects = generate::objects(r, family);

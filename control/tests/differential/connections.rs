@@ -16,7 +16,7 @@ use super::generate::{self, Random};
 const REQUESTS: usize = 8;
 
 /// One end of a generated request that is a pod.
-struct Pod<'j>(&'j Value);
+pub(crate) struct Pod<'j>(&'j Value);
 
 impl Endpoint for Pod<'_> {
     fn namespace(&self) -> &str {
@@ -38,13 +38,13 @@ impl Endpoint for Pod<'_> {
 }
 
 /// The answers that providers would give, and whom the decision asked for.
-struct Provided<'j> {
+pub(crate) struct Provided<'j> {
     answers: &'j Value,
     asked: RefCell<Vec<String>>,
 }
 
 impl<'j> Provided<'j> {
-    fn new(answers: &'j Value) -> Self {
+    pub(crate) fn new(answers: &'j Value) -> Self {
         Self {
             answers,
             asked: RefCell::default(),
@@ -64,7 +64,7 @@ impl Answers for Provided<'_> {
 }
 
 /// An HTTP request, with its target as it would be forwarded.
-struct Drawn {
+pub(crate) struct Drawn {
     method: String,
     target: Option<String>,
     authority: String,
@@ -75,7 +75,7 @@ struct Drawn {
 
 impl Drawn {
     /// None: its path is answered with 400 before any rule is asked.
-    fn new(http: &Value, mode: PathNormalization) -> Option<Self> {
+    pub(crate) fn new(http: &Value, mode: PathNormalization) -> Option<Self> {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let target = match http["path"].as_str() {
             Some(path) if http["method"] != "CONNECT" => Some(path::normalize(mode, path).ok()?.into_owned()),
@@ -92,7 +92,7 @@ impl Drawn {
         })
     }
 
-    fn view(&self) -> Http<'_> {
+    pub(crate) fn view(&self) -> Http<'_> {
         let mut http = Http::new(&self.method, self.target.as_deref(), &self.authority, &self.headers);
         if let Some(ip) = self.remote_ip {
             http = http.with_remote_ip(ip);
@@ -105,7 +105,7 @@ impl Drawn {
 }
 
 /// The table of one end, if it is a pod.
-fn table(set: &PolicySet, end: &Value) -> Option<Table> {
+pub(crate) fn table(set: &PolicySet, end: &Value) -> Option<Table> {
     let labels = end["labels"].as_object()?;
     let labels = labels
         .iter()
@@ -117,8 +117,15 @@ fn table(set: &PolicySet, end: &Value) -> Option<Table> {
     }))
 }
 
+fn protocol(name: &Value) -> Protocol {
+    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+        .into_iter()
+        .find(|protocol| protocol.to_string() == *name)
+        .unwrap()
+}
+
 /// Asks about the connection of a generated request.
-fn with_connection<R>(request: &Value, ask: impl FnOnce(&Request<'_>) -> R) -> R {
+pub(crate) fn with_connection<R>(request: &Value, ask: impl FnOnce(&Request<'_>) -> R) -> R {
     let pod = |end: &'static str| (request[end]["kind"] == "pod").then(|| Pod(&request[end]));
     let (near, far) = (pod("source"), pod("destination"));
     let ip = |end: &str| request[end]["ip"].as_str().unwrap().parse().unwrap();
@@ -134,7 +141,7 @@ fn with_connection<R>(request: &Value, ask: impl FnOnce(&Request<'_>) -> R) -> R
         workload: far.as_ref().map(|pod| pod as &dyn Endpoint),
     };
     let connection = Connection {
-        protocol: Protocol::Tcp,
+        protocol: protocol(&request["connection"]["l4"]),
         mutual_tls: request["connection"]["tls"] == "mtls",
         sni: request["connection"]["sni"].as_str(),
     };

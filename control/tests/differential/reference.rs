@@ -1,14 +1,20 @@
 //! A slow, obvious evaluator of policies, for comparison only. It reads the raw JSON objects again for every question, keeps
-//! no state, and shares no code with the product: addresses are compared as strings of bits, templates by trying every
+//! no state, and shares no code with the product: addresses are compared bit by bit, templates by trying every
 //! split, selectors by looking at every field. Written from the specification, section by section.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use serde_json::{Value, json};
 
 /// The verdicts the evaluator line has, for these objects, settings and request.
 pub(crate) fn evaluate(objects: &[Value], mesh: &Value, request: &Value) -> Value {
-    let world = World { objects, mesh, request };
+    let target = target(mesh, request);
+    let world = World {
+        objects,
+        mesh,
+        request,
+        target,
+    };
     let egress = world.network("Egress", "egress", "to", &request["source"], &request["destination"]);
     let ingress = world.network(
         "Ingress",
@@ -44,19 +50,37 @@ struct World<'w> {
     objects: &'w [Value],
     mesh: &'w Value,
     request: &'w Value,
+    /// The normalised path with its query, where there is one and it is not answered with 400.
+    target: Option<String>,
 }
 
-fn texts(value: &Value) -> Vec<String> {
-    value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|item| item.as_str().unwrap().to_owned())
-        .collect()
+/// §3.8.
+fn target(mesh: &Value, request: &Value) -> Option<String> {
+    let http = &request["http"];
+    let raw = http["path"]
+        .as_str()
+        .filter(|raw| *raw != "*" && http["method"] != "CONNECT")?;
+    normalized(mesh["pathNormalization"].as_str().unwrap_or("BASE"), raw)
+}
+
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], |items| items)
+}
+
+fn texts(value: &Value) -> Vec<&str> {
+    items(value).iter().map(|item| item.as_str().unwrap()).collect()
 }
 
 fn namespace(object: &Value) -> &str {
     object["metadata"]["namespace"].as_str().unwrap_or("default")
+}
+
+fn action(policy: &Value) -> &str {
+    policy["spec"]["action"].as_str().unwrap_or("ALLOW")
+}
+
+fn provider(policy: &Value) -> &str {
+    policy["spec"]["provider"]["name"].as_str().unwrap()
 }
 
 /// §1.3, both forms.
@@ -83,12 +107,18 @@ fn labels_match(selector: &Value, labels: &Value) -> bool {
     true
 }
 
-fn bits(address: &str) -> String {
+fn bits(address: &str) -> Vec<bool> {
+    let of = |octets: &[u8]| {
+        octets
+            .iter()
+            .flat_map(|octet| (0..8).map(move |bit| octet << bit & 128 != 0))
+            .collect()
+    };
     match address.parse::<IpAddr>().unwrap() {
-        IpAddr::V4(v4) => v4.octets().iter().map(|octet| format!("{octet:08b}")).collect(),
+        IpAddr::V4(v4) => of(&v4.octets()),
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(v4) => bits(&v4.to_string()),
-            None => v6.octets().iter().map(|octet| format!("{octet:08b}")).collect(),
+            Some(v4) => of(&v4.octets()),
+            None => of(&v6.octets()),
         },
     }
 }
@@ -220,7 +250,7 @@ impl World<'_> {
                         .is_some_and(|rules| !rules.is_empty());
                     direction == "Ingress" || has_egress
                 } else {
-                    types.iter().any(|one| one == direction)
+                    types.contains(&direction)
                 }
             })
             .collect();
@@ -229,7 +259,7 @@ impl World<'_> {
         isolating.is_empty()
             || itself
             || isolating.iter().any(|policy| {
-                let rules = policy["spec"][section].as_array().cloned().unwrap_or_default();
+                let rules = items(&policy["spec"][section]);
                 rules.iter().any(|rule| self.network_rule(policy, rule, peers, there))
             })
     }
@@ -299,13 +329,10 @@ impl World<'_> {
                 .filter(|policy| wanted(policy))
                 .collect();
             found.sort_by_key(|policy| {
-                let created = policy["metadata"]["creationTimestamp"]
-                    .as_str()
-                    .unwrap_or("")
-                    .to_owned();
-                (created, policy["metadata"]["name"].as_str().unwrap().to_owned())
+                let created = policy["metadata"]["creationTimestamp"].as_str().unwrap_or("");
+                (created, policy["metadata"]["name"].as_str().unwrap())
             });
-            found.first().copied().cloned()
+            found.first().copied()
         };
         let mesh = oldest(&|policy| namespace(policy) == root && !has_selector(policy));
         let whole = oldest(&|policy| namespace(policy) == own && !has_selector(policy));
@@ -341,7 +368,6 @@ impl World<'_> {
             .filter(|policy| policy["spec"].get("targetRefs").is_none())
             .filter(|policy| labels_match(&policy["spec"]["selector"], &destination["labels"]))
             .collect();
-        let action = |policy: &Value| policy["spec"]["action"].as_str().unwrap_or("ALLOW").to_owned();
         let dry = |policy: &Value| policy["metadata"]["annotations"]["istio.io/dry-run"] == "true";
         let with = |wanted: &str, dry_run: bool| -> Vec<&Value> {
             applicable
@@ -370,26 +396,25 @@ impl World<'_> {
 
     /// §3.11.40.
     fn custom_passes(&self, policies: &[&Value]) -> bool {
-        let name = |policy: &Value| policy["spec"]["provider"]["name"].as_str().unwrap().to_owned();
-        let mut names: Vec<String> = policies.iter().map(|policy| name(policy)).collect();
-        names.sort();
+        let mut names: Vec<&str> = policies.iter().map(|policy| provider(policy)).collect();
+        names.sort_unstable();
         names.dedup();
         let conflict = names.len() > 1 && self.mesh["multipleCustomProviders"] != true;
         policies
             .iter()
             .filter(|policy| self.policy_matches(policy))
             .all(|policy| {
-                let provider = &self.mesh["extensionProviders"][name(policy)];
-                if provider.is_null() || conflict {
+                let known = &self.mesh["extensionProviders"][provider(policy)];
+                if known.is_null() || conflict {
                     return false;
                 }
-                if provider["type"] == "http" && !self.is_http() {
+                if known["type"] == "http" && !self.is_http() {
                     return true;
                 }
-                match self.request["extAuthz"][name(policy)].as_str() {
+                match self.request["extAuthz"][provider(policy)].as_str() {
                     Some("allow") => true,
                     Some("deny") => false,
-                    _ => provider["failOpen"] == true,
+                    _ => known["failOpen"] == true,
                 }
             })
     }
@@ -398,38 +423,29 @@ impl World<'_> {
         self.request["connection"]["protocol"] == "http"
     }
 
-    fn target(&self) -> Option<String> {
-        let http = &self.request["http"];
-        let raw = http["path"]
-            .as_str()
-            .filter(|raw| *raw != "*" && http["method"] != "CONNECT")?;
-        normalized(self.mesh["pathNormalization"].as_str().unwrap_or("BASE"), raw)
-    }
-
     fn bad_path(&self) -> bool {
         let http = &self.request["http"];
         let has_path = http["path"].as_str().is_some_and(|raw| raw != "*") && http["method"] != "CONNECT";
-        self.is_http() && has_path && self.target().is_none()
+        self.is_http() && has_path && self.target.is_none()
     }
 
     fn policy_matches(&self, policy: &Value) -> bool {
-        let rules = policy["spec"]["rules"].as_array().cloned().unwrap_or_default();
-        rules.iter().any(|rule| self.rule_matches(policy, rule))
+        let mut rules = items(&policy["spec"]["rules"]).iter();
+        rules.any(|rule| self.rule_matches(policy, rule))
     }
 
     fn rule_matches(&self, policy: &Value, rule: &Value) -> bool {
-        let allow = policy["spec"]["action"].as_str().unwrap_or("ALLOW") == "ALLOW";
+        let allow = action(policy) == "ALLOW";
         if allow && !self.is_http() && uses_http(rule) {
             return false;
         }
-        let items = |key: &str, inner: &str| match rule[key].as_array() {
+        let parts = |key: &str, inner: &str| match rule[key].as_array() {
             None => true,
             Some(items) => items.iter().any(|item| self.item_matches(policy, &item[inner])),
         };
-        let when = rule["when"].as_array().cloned().unwrap_or_default();
-        items("from", "source")
-            && items("to", "operation")
-            && when.iter().all(|item| {
+        parts("from", "source")
+            && parts("to", "operation")
+            && items(&rule["when"]).iter().all(|item| {
                 let key = item["key"].as_str().unwrap();
                 let values = texts(&item["values"]);
                 let not_values = texts(&item["notValues"]);
@@ -442,10 +458,10 @@ impl World<'_> {
         item.as_object().unwrap().iter().all(|(field, values)| {
             let values = texts(values);
             let (name, negated) = match field.strip_prefix("not") {
-                Some(rest) => (format!("{}{}", rest[..1].to_lowercase(), &rest[1..]), true),
-                None => (field.clone(), false),
+                Some(rest) => (Cow::from(format!("{}{}", rest[..1].to_lowercase(), &rest[1..])), true),
+                None => (Cow::from(field), false),
             };
-            let key = match name.as_str() {
+            let key = match &*name {
                 "principals" => "source.principal",
                 "namespaces" => "source.namespace",
                 "serviceAccounts" => "source.serviceAccount",
@@ -461,16 +477,16 @@ impl World<'_> {
     }
 
     /// One attribute against values; `negated` for the not… forms.
-    fn holds(&self, policy: &Value, key: &str, values: &[String], negated: bool) -> bool {
+    fn holds(&self, policy: &Value, key: &str, values: &[&str], negated: bool) -> bool {
         if !self.is_http() && is_http_only(key) {
             return true;
         }
-        let allow = policy["spec"]["action"].as_str().unwrap_or("ALLOW") == "ALLOW";
+        let allow = action(policy) == "ALLOW";
         let matched = self.attribute_matches(policy, key, values, allow && !negated);
         matched != negated
     }
 
-    fn attribute_matches(&self, policy: &Value, key: &str, values: &[String], all_of_header: bool) -> bool {
+    fn attribute_matches(&self, policy: &Value, key: &str, values: &[&str], all_of_header: bool) -> bool {
         let (source, destination, http) = (
             &self.request["source"],
             &self.request["destination"],
@@ -497,7 +513,7 @@ impl World<'_> {
                 standard
                     && values.iter().any(|value| match value.split_once('/') {
                         Some((ns, sa)) => ns == parts[2] && sa == parts[4],
-                        None => namespace(policy) == parts[2] && value == parts[4],
+                        None => namespace(policy) == parts[2] && *value == parts[4],
                     })
             }
             "source.trustDomain" => {
@@ -507,7 +523,7 @@ impl World<'_> {
                         let expanded = if known.contains(value) {
                             known.clone()
                         } else {
-                            vec![value.clone()]
+                            vec![*value]
                         };
                         expanded.iter().any(|pattern| text_matches(pattern, parts[0]))
                     })
@@ -522,14 +538,14 @@ impl World<'_> {
                 in_any(remote.unwrap_or(source["ip"].as_str().unwrap()))
             }
             "destination.ip" => in_any(destination["ip"].as_str().unwrap()),
-            "destination.port" => values.contains(&destination["port"].to_string()),
+            "destination.port" => values.contains(&&*destination["port"].to_string()),
             "connection.sni" => any(self.request["connection"]["sni"].as_str().unwrap_or("")),
             "methods" => any(http["method"].as_str().unwrap()),
             "hosts" => {
                 let host = http["authority"].as_str().unwrap().to_lowercase();
                 values.iter().any(|value| text_matches(&value.to_lowercase(), &host))
             }
-            "paths" => self.target().is_some_and(|target| {
+            "paths" => self.target.as_deref().is_some_and(|target| {
                 let path = target.split('?').next().unwrap();
                 values.iter().any(|value| {
                     if value.contains('{') {
@@ -566,7 +582,7 @@ impl World<'_> {
                 match name.as_str() {
                     ":method" => found = vec![http["method"].as_str().unwrap().to_owned()],
                     ":authority" => found = vec![http["authority"].as_str().unwrap().to_owned()],
-                    ":path" => found = self.target().into_iter().collect(),
+                    ":path" => found = self.target.clone().into_iter().collect(),
                     _ => {}
                 }
                 let matching = found.iter().filter(|value| any(value)).count();
@@ -579,8 +595,8 @@ impl World<'_> {
         }
     }
 
-    fn trust_domains(&self) -> Vec<String> {
-        let mut all = vec![self.mesh["trustDomain"].as_str().unwrap_or("cluster.local").to_owned()];
+    fn trust_domains(&self) -> Vec<&str> {
+        let mut all = vec![self.mesh["trustDomain"].as_str().unwrap_or("cluster.local")];
         all.extend(texts(&self.mesh["trustDomainAliases"]));
         all
     }
@@ -604,19 +620,19 @@ impl World<'_> {
     }
 
     /// §3.9.34.
-    fn claim(&self, path: &[&str], values: &[String]) -> bool {
+    fn claim(&self, path: &[&str], values: &[&str]) -> bool {
         let claims = &self.request["http"]["jwt"]["claims"];
         let mut found = claims;
         for part in path {
             found = &found[*part];
         }
-        let mut words: Vec<String> = match found {
-            Value::String(text) => vec![text.clone()],
-            Value::Array(items) => items.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        let mut words: Vec<&str> = match found {
+            Value::String(text) => vec![text],
+            Value::Array(items) => items.iter().filter_map(Value::as_str).collect(),
             _ => Vec::new(),
         };
         if path.len() == 1 && found.is_string() && self.is_spaced(path[0]) {
-            words = words[0].split(' ').map(str::to_owned).collect();
+            words = words[0].split(' ').collect();
         }
         words
             .iter()
@@ -634,7 +650,7 @@ impl World<'_> {
             .filter(|object| labels_match(&object["spec"]["selector"], &destination["labels"]))
             .flat_map(|object| object["spec"]["jwtRules"].as_array().into_iter().flatten())
             .filter(|rule| rule["issuer"] == self.request["http"]["jwt"]["claims"]["iss"])
-            .any(|rule| texts(&rule["spaceDelimitedClaims"]).iter().any(|one| one == claim));
+            .any(|rule| texts(&rule["spaceDelimitedClaims"]).contains(&claim));
         claim == "scope" || claim == "permission" || listed
     }
 }
@@ -671,18 +687,22 @@ fn is_http_only(key: &str) -> bool {
 
 /// §3.10.36, anywhere in the rule.
 fn uses_http(rule: &Value) -> bool {
-    let text = rule.to_string().to_lowercase();
-    [
-        "\"methods\":",
-        "\"hosts\":",
-        "\"paths\":",
-        "\"requestprincipals\":",
-        "\"notmethods\":",
-        "\"nothosts\":",
-        "\"notpaths\":",
-        "\"notrequestprincipals\":",
-        "\"key\":\"request.",
-    ]
-    .iter()
-    .any(|part| text.contains(part))
+    let fields = [
+        "methods",
+        "hosts",
+        "paths",
+        "requestPrincipals",
+        "notMethods",
+        "notHosts",
+        "notPaths",
+        "notRequestPrincipals",
+    ];
+    let with =
+        |part: &str, inner: &str, field: &str| items(&rule[part]).iter().any(|item| item[inner].get(field).is_some());
+    fields
+        .iter()
+        .any(|field| with("from", "source", field) || with("to", "operation", field))
+        || items(&rule["when"])
+            .iter()
+            .any(|item| item["key"].as_str().unwrap().starts_with("request."))
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Cidr, ObjectRef, Provider, Template, TextMatch};
+use super::{Cidr, ObjectRef, Provider, Template, TextMatch, sketch::Sketch};
 
 /// What a policy does with what it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,6 +60,8 @@ pub struct Rule {
     when: Conditions,
     /// Kept ready: whether any condition anywhere is HTTP-only (spec §3.10.36).
     http_only: bool,
+    /// Kept ready: what it can match at most.
+    sketch: Sketch,
 }
 
 impl Rule {
@@ -70,10 +72,11 @@ impl Rule {
             sources,
             operations,
             when,
-            http_only: false,
+            ..Self::default()
         };
         let http_only = rule.conditions().any(|condition| condition.attribute.is_http_only());
         rule.http_only = http_only;
+        rule.sketch = Sketch::of(&rule);
         rule
     }
 
@@ -99,6 +102,10 @@ impl Rule {
     #[must_use]
     pub fn is_http_only(&self) -> bool {
         self.http_only
+    }
+
+    pub(super) fn sketch(&self) -> &Sketch {
+        &self.sketch
     }
 
     /// Whether it may match one request and not another of the same connection.

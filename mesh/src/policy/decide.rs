@@ -90,11 +90,7 @@ pub fn decide_connection(table: &Table, request: &Request<'_>) -> OnConnection {
     if !transport.is_allowed() {
         return OnConnection::Decided(transport);
     }
-    match authorize_in(
-        table,
-        request,
-        &Context::new(request, Layer::HttpToCome, &table.issuers),
-    ) {
+    match authorize_in(table, request, Layer::HttpToCome) {
         OnConnection::Decided(decision) => OnConnection::Decided(prefer(decision, prefer(network, transport))),
         OnConnection::PerRequest => OnConnection::PerRequest,
     }
@@ -222,19 +218,23 @@ pub fn peer_authentication(table: &Table, request: &Request<'_>) -> Decision {
 /// AuthorizationPolicy at the destination (spec §3.2).
 #[must_use]
 pub fn authorize(table: &Table, request: &Request<'_>) -> Decision {
-    match authorize_in(table, request, &Context::of(request, &table.issuers)) {
+    match authorize_in(table, request, Layer::of(request)) {
         OnConnection::Decided(decision) => decision,
         // Only a request that is still to come leaves anything open, and here there is none to come.
         OnConnection::PerRequest => Decision::deny(Why::NoAllowRule, None),
     }
 }
 
-fn authorize_in(table: &Table, request: &Request<'_>, context: &Context<'_, '_>) -> OnConnection {
+fn authorize_in(table: &Table, request: &Request<'_>, layer: Layer<'_, '_>) -> OnConnection {
     let authorization = &table.authorization;
     if let Some(refusal) = &authorization.refusal {
         let why = Why::Refused(refusal.reason.clone());
         return OnConnection::Decided(Decision::deny_object(why, refusal.by.as_ref()));
     }
+    if authorization.is_empty() {
+        return OnConnection::Decided(unrestricted());
+    }
+    let context = &Context::new(request, layer, &table.issuers);
     let Some((audited, shadow)) = observe(table, context) else {
         return OnConnection::PerRequest;
     };
@@ -334,14 +334,9 @@ fn can_be_shown(custom: &CustomPolicy, context: &Context<'_, '_>) -> bool {
 }
 
 /// The provider of a CUSTOM policy, if this request must be shown to it.
-pub(super) fn may_ask<'t>(
-    table: &'t Table,
-    custom: &'t CustomPolicy,
-    request: &Request<'_>,
-) -> Option<&'t Arc<Provider>> {
-    let context = Context::of(request, &table.issuers);
+pub(super) fn may_ask<'t>(custom: &'t CustomPolicy, context: &Context<'_, '_>) -> Option<&'t Arc<Provider>> {
     let provider = custom.provider.as_ref()?;
-    let matched = can_be_shown(custom, &context) && custom.policy.matches(Action::Custom, &context).0 == Tri::Yes;
+    let matched = can_be_shown(custom, context) && custom.policy.matches(Action::Custom, context).0 == Tri::Yes;
     matched.then_some(provider)
 }
 

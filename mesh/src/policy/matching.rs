@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Action, Attribute, AuthorizationPolicy, Cidr, Condition, Conditions, Http, PathMatch, Principal, Request, Rule,
-    RuleRef, TextMatch, TokenIssuer,
+    RuleRef, TextMatch, TokenIssuer, sketch::Traits,
 };
 
 /// Three-valued truth, in ascending order.
@@ -48,12 +48,20 @@ pub(super) enum Layer<'r, 'a> {
     Http(&'r Http<'a>),
 }
 
+impl<'r, 'a> Layer<'r, 'a> {
+    /// Bytes, or the HTTP request that is there.
+    pub(super) fn of(request: &'r Request<'a>) -> Self {
+        request.http.as_ref().map_or(Self::Bytes, Self::Http)
+    }
+}
+
 /// A request with what all rules need of it, worked out once.
 pub(super) struct Context<'r, 'a> {
     request: &'r Request<'a>,
     principal: Option<&'r Principal<'a>>,
     pub(super) layer: Layer<'r, 'a>,
     issuers: &'r [TokenIssuer],
+    traits: Traits,
 }
 
 impl<'r, 'a> Context<'r, 'a> {
@@ -61,6 +69,7 @@ impl<'r, 'a> Context<'r, 'a> {
         Self {
             request,
             principal: request.principal(),
+            traits: Traits::of(request, &layer),
             layer,
             issuers,
         }
@@ -68,11 +77,7 @@ impl<'r, 'a> Context<'r, 'a> {
 
     /// Bytes, or the HTTP request that is there.
     pub(super) fn of(request: &'r Request<'a>, issuers: &'r [TokenIssuer]) -> Self {
-        Self::new(
-            request,
-            request.http.as_ref().map_or(Layer::Bytes, Layer::Http),
-            issuers,
-        )
+        Self::new(request, Layer::of(request), issuers)
     }
 }
 
@@ -110,7 +115,16 @@ impl AuthorizationPolicy {
 }
 
 impl Rule {
+    #[inline]
     pub(super) fn matches(&self, action: Action, context: &Context<'_, '_>) -> Tri {
+        if self.sketch().admits(&context.traits) {
+            self.weigh(action, context)
+        } else {
+            Tri::No
+        }
+    }
+
+    fn weigh(&self, action: Action, context: &Context<'_, '_>) -> Tri {
         // Spec §3.10.37: on bytes an ALLOW rule with anything HTTP-only is dropped whole.
         if action == Action::Allow && self.is_http_only() && matches!(context.layer, Layer::Bytes) {
             return Tri::No;

@@ -22,6 +22,7 @@ pub mod path;
 mod provider;
 mod reference;
 mod request;
+mod sketch;
 mod table;
 mod template;
 mod text;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     AuthorizationPolicy, CustomPolicy, MtlsMode, NetworkGate, ObjectRef, PathNormalization, Provider, Request, RuleRef,
-    TokenIssuer, decide::may_ask,
+    TokenIssuer, decide::may_ask, matching::Context,
 };
 use crate::workload::PlaintextPorts;
 
@@ -91,6 +91,23 @@ pub struct Authorization {
     pub refusal: Option<Refusal>,
 }
 
+impl Authorization {
+    /// Whether it restricts and records nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.refusal.is_none()
+            && self.custom.is_empty()
+            && [
+                &self.deny,
+                &self.allow,
+                &self.audit,
+                &self.shadow_deny,
+                &self.shadow_allow,
+            ]
+            .into_iter()
+            .all(|policies| policies.is_empty())
+    }
+}
+
 /// The policy of one workload.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Table {
@@ -149,10 +166,14 @@ impl Table {
     /// The providers whose CUSTOM policies match this request and who must be asked before [`super::decide_inbound`] is
     /// called with their answers. A provider may come up more than once.
     pub fn providers_to_ask<'t>(&'t self, request: &'t Request<'_>) -> impl Iterator<Item = &'t Arc<Provider>> {
-        self.authorization
-            .custom
-            .iter()
-            .filter_map(move |custom| may_ask(self, custom, request))
+        // Most workloads have no provider: nothing is worked out for them.
+        let context = (!self.authorization.custom.is_empty()).then(|| Context::of(request, &self.issuers));
+        context.into_iter().flat_map(|context| {
+            self.authorization
+                .custom
+                .iter()
+                .filter_map(move |custom| may_ask(custom, &context))
+        })
     }
 }
 

@@ -64,6 +64,14 @@ impl Template {
         })
     }
 
+    /// How every path that matches begins.
+    pub(super) fn literal_head(&self) -> &str {
+        match &*self.head {
+            [Piece::Literal(literal), ..] => literal,
+            _ => "",
+        }
+    }
+
     /// Whether the whole path matches.
     #[must_use]
     #[inline]
