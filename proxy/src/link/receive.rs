@@ -100,6 +100,10 @@ impl Receiver {
         }
         self.segments.copy_within(gone..self.count, 0);
         self.count -= gone;
+        if self.count == 0 && self.plain.is_empty() && self.sealed.is_empty() {
+            // Nobody may ask for more for a long time.
+            self.chunk = None;
+        }
     }
 
     pub(super) fn discard(&mut self) {

@@ -91,6 +91,8 @@ impl Wire for TcpWire {
         self.held.start = (self.held.start + count).min(self.held.end);
         if self.held.is_empty() {
             self.held = 0..0;
+            // The connection may be idle from here on.
+            self.chunk = None;
         }
     }
 
