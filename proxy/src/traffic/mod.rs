@@ -1,5 +1,5 @@
-//! Traffic control at outbound: which rule a request falls under and where it may go ([`Traffic::plan`]), which endpoint
-//! takes it ([`Traffic::pick`]), and whether a failed try may be made again ([`Traffic::retry`]). It opens nothing, waits for
+//! Traffic control at outbound: which rule a request falls under and where it may go (`Traffic::plan`), which endpoint
+//! takes it (`Traffic::pick`), and whether a failed try may be made again (`Traffic::retry`). It opens nothing, waits for
 //! nothing and reads no clock: `now` is handed in.
 //!
 //! The order of calls for one request:
@@ -77,7 +77,7 @@ impl Traffic {
     /// also counts towards the retry budget); they are taken again only if there is nothing else.
     ///
     /// # Errors
-    /// When there is no endpoint, or a limit is reached: answer with [`PickError::reply`].
+    /// When there is no endpoint, or a limit is reached: answer with `PickError::reply`.
     pub fn pick(
         &self,
         snapshot: &Arc<Snapshot>,
