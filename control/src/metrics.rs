@@ -19,6 +19,7 @@ pub struct Metrics {
     pub scans: IntCounterVec,
     pub compile_seconds: Histogram,
     pub tables_compiled: IntCounter,
+    pub resources_encoded: IntCounter,
     pub resources: IntGaugeVec,
     pub resource_changes: IntCounterVec,
     pub streams: IntGauge,
@@ -88,6 +89,16 @@ impl Metrics {
                     Opts::new(
                         "tables_compiled_total",
                         "Policy tables compiled: a change compiles those that it concerns",
+                    )
+                    .namespace("squire_control"),
+                )?,
+            )?,
+            resources_encoded: add(
+                &registry,
+                IntCounter::with_opts(
+                    Opts::new(
+                        "resources_encoded_total",
+                        "Workloads and services encoded: a change encodes those that it touches",
                     )
                     .namespace("squire_control"),
                 )?,

@@ -8,7 +8,10 @@ use std::{
 };
 
 use serde::Serialize;
-use squire_mesh::{wire::squire as wire, workload::Interner};
+use squire_mesh::{
+    wire::squire as wire,
+    workload::{Interner, Service, Workload},
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +19,7 @@ use crate::{
     compile::{self, Mesh, Settings},
     manifest::{Object, Problem, Severity},
     metrics::Metrics,
-    push::{Catalog, Identities, Kind, Published, Resource},
+    push::{Catalog, Content, Encoder, Identities, Kind, Published, Resource},
     routes::Routes,
     source::{Directory, FileView, Placed, Snapshot, Watch},
     tables::Tables,
@@ -68,6 +71,8 @@ pub struct Pipeline {
     settings: Settings,
     interner: Interner,
     tables: Tables,
+    workloads: Encoder<Workload>,
+    services: Encoder<Service>,
     routes: Routes,
     catalog: Arc<Catalog>,
     metrics: Metrics,
@@ -82,6 +87,8 @@ impl Pipeline {
         Self {
             directory,
             tables: Tables::new(settings.trust_domain.clone()),
+            workloads: Encoder::new(Kind::Workload),
+            services: Encoder::new(Kind::Service),
             routes: Routes::default(),
             settings,
             interner: Interner::default(),
@@ -179,19 +186,20 @@ impl Pipeline {
         self.status.send_replace(Arc::new(status));
     }
 
-    fn publish(&self, mesh: &Mesh, policies: Vec<Resource>, started: Instant) {
+    fn publish(&mut self, mesh: &Mesh, policies: Vec<Resource>, started: Instant) {
         let workloads = mesh.workloads.values();
         let identities: Identities = workloads
             .clone()
             .map(|workload| (workload.uid.to_shared(), workload.identity.clone()))
             .collect();
-        let workloads = workloads
-            .map(|each| Resource::new(Kind::Workload, each.uid.to_shared(), &wire::Workload::from(each)))
-            .collect();
-        let services = mesh.services.values();
-        let services = services
-            .map(|each| Resource::new(Kind::Service, each.name.to_shared(), &wire::Service::from(each)))
-            .collect();
+        let named = workloads.map(|each| (each.uid.to_shared(), each));
+        let content = |each: &Workload| Content::of(&wire::Workload::from(each));
+        let (workloads, encoded_workloads) = self.workloads.update(named, content);
+        let named = mesh.services.values().map(|each| (each.name.to_shared(), each));
+        let content = |each: &Service| Content::of(&wire::Service::from(each));
+        let (services, encoded_services) = self.services.update(named, content);
+        let encoded = encoded_workloads + encoded_services;
+        self.metrics.resources_encoded.inc_by(encoded as u64);
         let kinds = [
             (Kind::Workload, workloads),
             (Kind::Service, services),

@@ -4,6 +4,7 @@
 
 mod catalog;
 mod codec;
+mod encoder;
 mod fleet;
 mod resource;
 mod server;
@@ -13,6 +14,7 @@ mod subscription;
 pub(crate) use fleet::epoch_seconds;
 
 pub use catalog::{Catalog, Identities, Published};
+pub use encoder::Encoder;
 pub use fleet::{Fleet, KindView, ProxyView};
 pub use resource::{Content, Resource, Version};
 pub use server::Ads;
