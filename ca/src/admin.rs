@@ -11,8 +11,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustix::{fs::Mode, process::umask};
+use rustix::fs::{Mode, fchmod};
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream as AsyncStream},
@@ -30,6 +31,8 @@ const FILE: &str = "admin.sock";
 const MAX_LINE: u64 = 32 << 20;
 /// A command arrives and is answered within this time.
 const LIMIT: Duration = Duration::from_secs(30);
+/// Commands that may wait to be accepted.
+const BACKLOG: i32 = 128;
 
 /// What an admin asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,11 +112,14 @@ pub fn listen(dir: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    // Narrow from its first moment: other commands check the directory meanwhile.
-    let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-    let bound = UnixListener::bind(short(&open));
-    umask(before);
-    bound
+    // Narrow from its first moment, for other commands check the directory meanwhile: the file takes the mode that the
+    // socket has when it is bound. (A umask belongs to the process: two threads that set it undo each other.)
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    socket.bind(&SockAddr::unix(short(&open))?)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    UnixListener::from_std(socket.into())
 }
 
 /// Answers commands until it is dropped.
@@ -197,4 +203,25 @@ fn ask_socket(dir: &Path, command: &Command) -> io::Result<Reply> {
 /// The socket by its open directory: addresses of Unix sockets are at most 108 bytes long, paths are not.
 fn short(dir: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(FILE)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn the_socket_is_private_from_its_first_moment_however_many_open_at_once() {
+        let opened = (0..64).map(|_| {
+            tokio::task::spawn(async {
+                let dir = tempfile::tempdir().unwrap();
+                let _listener = listen(dir.path()).unwrap();
+                std::fs::metadata(dir.path().join(FILE)).unwrap().mode() & 0o777
+            })
+        });
+        for mode in opened.collect::<Vec<_>>() {
+            assert_eq!(mode.await.unwrap(), 0o600);
+        }
+    }
 }
