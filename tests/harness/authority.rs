@@ -3,6 +3,7 @@
 
 use std::{
     future::Future,
+    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -30,13 +31,21 @@ pub struct Proof<'a> {
 /// # Errors
 /// What the CA answers.
 pub async fn ask(mesh: &Mesh, csr: &str, proof: Proof<'_>) -> Result<Vec<String>, Status> {
-    let stream = tls::connect(mesh.grpc(), tls::client(proof.svid, &[b"h2"]))
+    ask_at(mesh.grpc(), csr, proof).await
+}
+
+/// As [`ask`], of the control plane at an address.
+///
+/// # Errors
+/// What the CA answers.
+pub async fn ask_at(address: SocketAddr, csr: &str, proof: Proof<'_>) -> Result<Vec<String>, Status> {
+    let stream = tls::connect(address, tls::client(proof.svid, &[b"h2"]))
         .await
         .map_err(|error| Status::unavailable(error.to_string()))?;
     let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
     let (send, connection) = handshake.map_err(|error| Status::unavailable(error.to_string()))?;
     let connection = tokio::spawn(connection);
-    let origin: Uri = format!("https://{}/", mesh.grpc()).parse().unwrap();
+    let origin: Uri = format!("https://{address}/").parse().unwrap();
     let mut client = IstioCertificateServiceClient::with_origin(Channel(send), origin);
     let mut request = tonic::Request::new(IstioCertificateRequest {
         csr: csr.to_owned(),
