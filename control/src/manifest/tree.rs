@@ -102,6 +102,8 @@ pub(super) fn parse(text: &str, line_offset: usize) -> Result<Option<Tree>, Tree
     let mut options = Options::default();
     options.flow_nesting_limit = MAX_DEPTH;
     options.block_nesting_limit = MAX_DEPTH;
+    // Another crate of the build may have switched comments on in the parser: here they say nothing.
+    options.emit_comments = false;
     let parser = Parser::new_from_str_with_options(text, options);
     let mut reader = Reader {
         parser,
