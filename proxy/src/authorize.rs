@@ -16,6 +16,26 @@ use crate::{connection::Cut, state::Snapshot};
 #[derive(Debug)]
 pub(crate) struct Permit(());
 
+/// Proof that policy allows a connection of bytes if the providers that have to be asked about it say yes. Enough to reach
+/// for the application and hear who speaks first, never to forward a byte.
+#[derive(Debug)]
+pub(crate) struct Prospect(());
+
+/// What the application may be dialled with.
+pub(crate) trait MayDial {}
+
+impl MayDial for Permit {}
+impl MayDial for Prospect {}
+
+/// Every provider says yes.
+struct Agreement;
+
+impl policy::Answers for Agreement {
+    fn answer(&self, _provider: &str) -> policy::Answer {
+        policy::Answer::Allow
+    }
+}
+
 /// The connection that is asked about.
 #[derive(Clone, Copy)]
 pub(crate) struct Question<'a> {
@@ -60,6 +80,14 @@ pub(crate) fn inbound(snapshot: &Snapshot, question: Question<'_>, answers: &dyn
     }
     let request = incoming(snapshot, question, source.as_deref()).with_answers(answers);
     Answer::of(policy::decide_inbound(table, &request))
+}
+
+/// Whether bytes may pass on this connection if nobody who has to be asked says no.
+pub(crate) fn prospect(snapshot: &Snapshot, question: Question<'_>) -> Option<Prospect> {
+    match inbound(snapshot, question, &Agreement) {
+        Answer::Permitted(..) => Some(Prospect(())),
+        Answer::Denied(_) | Answer::NotReady(_) => None,
+    }
 }
 
 /// A connection of bytes as external providers see it. `source`: the workload at the peer's address.

@@ -6,14 +6,10 @@ use std::{
     net::SocketAddr,
     sync::Arc,
     task::{self, Poll},
-    time::Duration,
 };
 
 use squire_mesh::workload::Workload;
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
     authorize::{self, Answer, OnConnection, Permit, Question},
@@ -25,9 +21,6 @@ use crate::{
     shared::Shared,
     state::Snapshot,
 };
-
-/// How long a client may keep silent before providers are asked whether it may have bytes.
-const HEAD_START: Duration = Duration::from_millis(2);
 
 /// The connection that is asked about.
 pub(crate) struct Asked<'a> {
@@ -65,34 +58,19 @@ pub(crate) async fn begin<D: Wire>(
     if declared == Declared::Bytes || (seen == Application::Unknown && client.ended()) {
         seen = Application::Bytes;
     }
-    if seen == Application::Unknown
-        && client.input().is_empty()
-        && let Some(asking) = to_ask(shared, record, asked)
-    {
-        // A client of HTTP speaks at once; its requests are what providers are asked about then.
-        let asking = async {
-            sleep(HEAD_START).await;
-            asking.await
-        };
-        tokio::select! {
-            biased;
-            _ = poll_fn(|cx| client.poll_fill(cx)) => seen = detect(client.input(), declared),
-            answered = asking => record.facts().answered = Some(Arc::new(answered)),
-        }
-    }
     if seen == Application::Unknown && client.input().is_empty() {
-        let answered = record.facts().answered.clone();
-        let bytes = authorize::inbound(&snapshot, asked.question, answered.as_deref().unwrap_or(&NOBODY_ASKED));
-        match (bytes, authorize::connection(&snapshot, asked.question)) {
+        let prospect = authorize::prospect(&snapshot, asked.question);
+        match (prospect, authorize::connection(&snapshot, asked.question)) {
             // Nothing it could say would be let in.
-            (Answer::Denied(_) | Answer::NotReady(_), OnConnection::Decided(decision)) if !decision.is_allowed() => {
-                seen = Application::Bytes;
-            }
-            (Answer::Permitted(permit, _), _) if declared == Declared::Nothing && app.is_none() => {
-                match Box::pin(shared.dialer.app(&permit, asked.app)).await {
+            (None, OnConnection::Decided(decision)) if !decision.is_allowed() => seen = Application::Bytes,
+            // Providers are asked once it is known that it is bytes, not because nobody has spoken yet.
+            (Some(prospect), _) if declared == Declared::Nothing && app.is_none() => {
+                match Box::pin(shared.dialer.app(&prospect, asked.app)).await {
                     Ok(tcp) => app = Some(tcp),
                     Err(error) => {
-                        decide(shared, record, asked).await;
+                        if to_ask(shared, record, asked).is_none() {
+                            decide(shared, record, asked).await;
+                        }
                         return Begun::Refused(Outcome::AppUnreachable(error));
                     }
                 }

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    authorize::Permit,
+    authorize::MayDial,
     credentials::Credentials,
     link::{Framing, Link, framing_of},
     metrics::Metrics,
@@ -75,8 +75,8 @@ pub(crate) struct Dialled {
 }
 
 impl Dialer {
-    /// The application beside us; only for what was permitted.
-    pub(crate) async fn app(&self, _permit: &Permit, address: SocketAddr) -> Result<TcpStream, DialError> {
+    /// The application beside us; only for what was permitted, or may be.
+    pub(crate) async fn app(&self, _may: &impl MayDial, address: SocketAddr) -> Result<TcpStream, DialError> {
         let stream = self.tcp(address, None).await?;
         let _ = stream.set_nodelay(true);
         Ok(stream)

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    authorize::Permit,
+    authorize::Prospect,
     shared::Shared,
     sniff::{ENOUGH, Sniffed, sniff},
 };
@@ -29,17 +29,17 @@ pub(crate) enum First {
     Silent,
 }
 
-/// Waits for the first bytes of either side. `permit`: the client may enter without an identity, so the application may
+/// Waits for the first bytes of either side. `prospect`: the client may enter without an identity, so the application may
 /// be asked whether it speaks first; then there is no limit to how long both may be silent.
 pub(crate) async fn wait(
     shared: &Arc<Shared>,
     client: &TcpStream,
     app: SocketAddr,
-    permit: Option<&Permit>,
+    prospect: Option<&Prospect>,
     limit: Duration,
 ) -> io::Result<First> {
     let mut received = Vec::new();
-    let Some(permit) = permit else {
+    let Some(prospect) = prospect else {
         return match timeout(limit, read(client, &mut received)).await {
             Ok(done) => done.map(|sniffed| first(sniffed, received, None)),
             Err(_) => Ok(First::Silent),
@@ -53,7 +53,7 @@ pub(crate) async fn wait(
         }
         () = sleep(HEAD_START) => {}
     }
-    let app = match shared.dialer.app(permit, app).await {
+    let app = match shared.dialer.app(prospect, app).await {
         Ok(app) => app,
         // Whoever comes in next reports it; the client may still turn out to be a peer.
         Err(_) => return decide(client, received, limit, None).await,

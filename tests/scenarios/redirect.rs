@@ -222,6 +222,37 @@ async fn without_privileges_it_says_what_is_missing_and_nothing_changes() {
 }
 
 #[tokio::test]
+async fn a_machines_own_connections_are_not_redirected_unless_that_is_asked_for() {
+    if !namespace::possible() {
+        return;
+    }
+    // Sysctls of the whole kernel are seen in its first network namespace alone. Where tests run in a container this is
+    // none, and nothing can be told; without a capability nothing is written in either case.
+    let first = std::path::Path::new("/proc/sys/net/core/netdev_max_backlog").exists();
+    let here = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new("setpriv");
+        command.args([
+            "--reuid",
+            &APP_UID.to_string(),
+            "--clear-groups",
+            "--bounding-set",
+            "-net_admin",
+        ]);
+        let reading = "+dac_override,+dac_read_search";
+        command.args(["--inh-caps", reading, "--ambient-caps", reading, "--"]);
+        command.arg(binary("squire-proxy")).arg("redirect").args(arguments);
+        let output = command.output().await.unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = here(&[]).await;
+    assert_eq!(code, if first { 78 } else { 77 }, "{said}");
+    assert_eq!(first, said.contains("--whole-machine"), "{said}");
+    let (code, said) = here(&["--whole-machine"]).await;
+    assert_eq!(code, 77, "then it is only the privilege that is missing: {said}");
+    succeeds(&Namespace::new(), &[]).await;
+}
+
+#[tokio::test]
 async fn the_check_tells_what_is_redirected_from_what_is_not_and_leaves_nothing_behind() {
     if !namespace::possible() {
         return;

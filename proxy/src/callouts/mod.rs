@@ -61,7 +61,6 @@ impl Callouts {
     }
 
     /// How many bytes of the request's body the providers that have to be asked want to see; 0: none.
-    #[allow(dead_code, reason = "bodies are not read ahead yet")]
     pub(crate) fn body_wanted(&self, table: &Table, request: &Request<'_>) -> usize {
         Asker::body_wanted(table, request)
     }

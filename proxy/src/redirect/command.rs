@@ -25,6 +25,8 @@ Usage: squire-proxy redirect [options]
 
 Options:
       --undo                          take the rules away; it is no error if there are none
+      --whole-machine                 also in a machine's own network namespace, where every connection of the machine
+                                      is led through the sidecar; without this that is refused
       --check                         change nothing; prove with connections of its own, inbound and outbound, IPv4
                                       and IPv6, that they are redirected, whether the sidecar runs yet or not
   -h, --help                          this text
@@ -32,7 +34,7 @@ Options:
 
 const EPILOGUE: &str = "
 Exit codes: 0 done or proved, 1 a connection is not redirected, 2 wrong usage, 69 the kernel cannot, 70 it would not,
-77 not permitted.
+77 not permitted, 78 not in a pod.
 
 Examples:
   squire-proxy redirect
@@ -46,7 +48,12 @@ Examples:
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
     /// Write the rules.
-    Write(Options),
+    Write {
+        /// What passes as it is.
+        options: Options,
+        /// Also where this is no pod.
+        whole_machine: bool,
+    },
     /// Take them away.
     Undo,
     /// Prove that they work.
@@ -81,9 +88,10 @@ impl Command {
                     .map_err(|error| format!("{variable}: {error}"))?;
             }
         }
-        let (mut undo, mut check) = (false, false);
+        let (mut undo, mut check, mut whole_machine) = (false, false, false);
         while let Some(argument) = parser.next()? {
             match argument {
+                Long("whole-machine") => whole_machine = true,
                 Long("undo") => undo = true,
                 Long("check") => check = true,
                 Long("help") | Short('h') => return Ok(Self::Help),
@@ -99,11 +107,14 @@ impl Command {
             }
         }
         options.check().map_err(|error| error.to_string())?;
+        if whole_machine && (undo || check) {
+            return Err("--whole-machine is for writing rules".into());
+        }
         match (undo, check) {
             (true, true) => Err("--undo and --check exclude each other".into()),
             (true, false) => Ok(Self::Undo),
             (false, true) => Ok(Self::Check(options)),
-            (false, false) => Ok(Self::Write(options)),
+            (false, false) => Ok(Self::Write { options, whole_machine }),
         }
     }
 
@@ -112,7 +123,7 @@ impl Command {
     pub fn run(&self) -> Ended {
         let done = match self {
             Self::Help => return Ended::well(help()),
-            Self::Write(options) => super::write(options).map(|written| {
+            Self::Write { options, whole_machine } => super::write(options, *whole_machine).map(|written| {
                 Ended::well(match written {
                     Written::New => "redirected: the rules are written\n",
                     Written::Repaired => "redirected: the rules were not as they should be and are written anew\n",
@@ -185,7 +196,7 @@ mod tests {
     fn flags_win_over_the_environment() {
         let variable = Some(("SQUIRE_REDIRECT_EXCLUDE_UIDS", "7,8"));
         let uids = |arguments: &[&str]| match parse(arguments, variable) {
-            Ok(Command::Write(options)) => options.exclude_uids,
+            Ok(Command::Write { options, .. }) => options.exclude_uids,
             other => panic!("{other:?}"),
         };
         assert_eq!(uids(&[]), [7, 8]);
@@ -199,6 +210,7 @@ mod tests {
             (&["--undo", "--check"][..], None, "exclude each other"),
             (&["--exclude-uids", "root"], None, "--exclude-uids"),
             (&["--excluded"], None, "--excluded"),
+            (&["--whole-machine", "--undo"], None, "for writing"),
             (&["now"], None, "now"),
             (&["--inbound-port", "15001"], None, "must differ"),
             (
@@ -218,7 +230,15 @@ mod tests {
             panic!("help fails");
         };
         assert!(KNOBS.iter().all(|knob| text.contains(&format!("--{}", knob.name))));
-        for part in ["--undo", "--check", "Examples:", "77", "SQUIRE_REDIRECT_"] {
+        for part in [
+            "--undo",
+            "--check",
+            "--whole-machine",
+            "Examples:",
+            "77",
+            "78",
+            "SQUIRE_REDIRECT_",
+        ] {
             assert!(text.contains(part), "{part}");
         }
     }

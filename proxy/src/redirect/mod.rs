@@ -7,6 +7,7 @@ pub mod command;
 mod expression;
 mod netlink;
 pub mod options;
+pub mod place;
 mod rules;
 mod table;
 
@@ -15,6 +16,7 @@ use std::io;
 use self::{
     netlink::Netlink,
     options::Options,
+    place::Place,
     table::{Found, look},
 };
 
@@ -78,6 +80,16 @@ pub enum RedirectError {
         /// Who that is.
         uid: u32,
     },
+    /// The rules would be for more than a pod.
+    #[error(
+        "this may not be a pod: {why}. Rules here would lead every TCP connection of the machine through one sidecar, \
+             so nothing was written. A pod with hostNetwork cannot have its connections redirected: take the sidecar or \
+             hostNetwork away. If the machine itself is the workload (a WorkloadEntry), say so: --whole-machine"
+    )]
+    NotAPod {
+        /// What tells, or why nothing does.
+        why: String,
+    },
     /// The kernel took the rules and has others.
     #[error(
         "the rules were written, and the kernel shows others now: somebody else changes table inet squire at the \
@@ -87,7 +99,8 @@ pub enum RedirectError {
 }
 
 impl RedirectError {
-    /// The process's exit code: 77 for missing privileges, 69 for what the kernel lacks, 70 otherwise.
+    /// The process's exit code: 77 for missing privileges, 69 for what the kernel lacks, 78 outside a pod, 70
+    /// otherwise.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -95,15 +108,29 @@ impl RedirectError {
             Self::NoPrivilege { .. } => 77,
             Self::NoNfTables { .. } | Self::NoCable { .. } => 69,
             Self::Kernel { .. } | Self::NotKept => 70,
+            Self::NotAPod { .. } => 78,
         }
     }
 }
 
-/// Writes the rules, unless they are there already; all at once, so that no connection meets half of them.
+/// Writes the rules, unless they are there already; all at once, so that no connection meets half of them. Outside a pod
+/// only for a `whole_machine`.
 ///
 /// # Errors
-/// When the kernel refuses, or does not keep what it was given.
-pub fn write(options: &Options) -> Result<Written, RedirectError> {
+/// When this is no pod, or when the kernel refuses or does not keep what it was given.
+pub fn write(options: &Options, whole_machine: bool) -> Result<Written, RedirectError> {
+    match Place::here() {
+        _ if whole_machine => {}
+        Place::Pod => {}
+        Place::Machine(why) => {
+            let why = format!("this network namespace is the machine's own ({why})");
+            return Err(RedirectError::NotAPod { why });
+        }
+        Place::Unknown(why) => {
+            let why = format!("whose network namespace this is cannot be told ({why})");
+            return Err(RedirectError::NotAPod { why });
+        }
+    }
     let netlink = Netlink::open(libc::NETLINK_NETFILTER)?;
     let before = look(&netlink, options)?;
     if before == Found::Same {

@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 use prost::Message as _;
 
-use super::*;
+use std::{sync::Arc, time::Duration};
+
+use super::super::*;
+use crate::{wire::squire as wire, workload::ServiceName};
 
 fn name() -> impl Strategy<Value = String> {
     "[a-z][a-z0-9]{0,8}"

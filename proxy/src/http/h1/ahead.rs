@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     body::{Body, Length},
-    relay::Broken,
+    broken::Broken,
     wire::Wire,
 };
 use crate::{connection::Connection, ext_authz::Body as Shown};

@@ -7,7 +7,7 @@ use squire_mesh::policy::PathNormalization;
 use tokio::net::TcpStream;
 
 use super::{
-    serve::{Prepared, Side},
+    side::{Prepared, Side},
     wire::{TcpWire, Wire as _},
 };
 use crate::{

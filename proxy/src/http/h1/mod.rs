@@ -1,16 +1,22 @@
 //! HTTP/1.0 and 1.1: heads are read strictly, judged and written anew; bodies are forwarded as the bytes they are.
 
 mod ahead;
+mod answer;
+mod attempt;
 mod body;
+mod broken;
 #[cfg(test)]
 mod differential;
 mod head;
 mod idle;
 mod inbound;
 mod outbound;
+mod receive;
 mod relay;
 mod scratch;
 mod serve;
+mod side;
+mod tunnel;
 mod wire;
 
 pub(crate) use self::{
@@ -24,5 +30,5 @@ pub(crate) use self::{
 /// Every reason for which a request is refused before it is judged.
 pub(crate) const REFUSALS: [&str; 7] = {
     let [a, b, c, d, e, f] = head::Bad::LABELS;
-    [a, b, c, d, e, f, serve::SLOW]
+    [a, b, c, d, e, f, answer::SLOW]
 };

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::{
     idle::{IdleUp, UpKey},
-    serve::{Prepared, Side},
+    side::{Prepared, Side},
     wire::{LinkWire, TcpWire, Wire},
 };
 use crate::{

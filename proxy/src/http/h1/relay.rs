@@ -10,47 +10,16 @@ use std::{
 
 use super::{
     body::{Body, Length},
-    head::{Answers, Bad, ResponseHead},
+    broken::Broken,
+    head::{Answers, ResponseHead},
     wire::Wire,
 };
 use crate::{
     authorize::Permit,
-    connection::{Connection, Cut},
+    connection::Connection,
     http::{Edits, Exchange},
     traffic::{Picked, TryResult},
 };
-
-/// Why a request and its response did not both reach their ends.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Broken {
-    /// The client's connection failed or ended in the middle of the request.
-    #[error("the client broke off: {0}")]
-    Client(io::Error),
-    /// The client's body is not framed as it says.
-    #[error("the request's body: {0}")]
-    BadRequest(super::body::BadBody),
-    /// The upstream's connection failed or ended in the middle of the response.
-    #[error("the upstream broke off: {0}")]
-    Upstream(io::Error),
-    /// The upstream's response cannot be passed on safely.
-    #[error("the upstream's response: {0}")]
-    BadResponse(Bad),
-    /// The upstream's body is not framed as it says.
-    #[error("the response's body: {0}")]
-    BadResponseBody(super::body::BadBody),
-    /// The time for the request is over.
-    #[error("the upstream took too long")]
-    Late,
-    /// The response was held back: the request is to be sent again after so long.
-    #[error("the request is to be sent again")]
-    Held(Duration),
-    /// The connection was cut.
-    #[error("cut: {0}")]
-    Cut(Cut),
-    /// Policy no longer admits the request.
-    #[error("policy no longer admits the request")]
-    NoLongerAdmitted,
-}
 
 /// What became of both connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -394,66 +363,5 @@ impl Relay<'_, '_> {
             }
         }
         Ok(())
-    }
-}
-
-/// Bytes both ways, after a protocol switch or CONNECT, until both halves are closed.
-pub(crate) async fn tunnel<D: Wire, U: Wire>(
-    _permit: &Permit,
-    down: &mut D,
-    up: &mut U,
-    connection: &Connection,
-    still_admitted: &(dyn Fn() -> bool + Sync),
-) -> Result<(), Broken> {
-    let (mut there, mut back) = (false, false);
-    poll_fn(|cx| {
-        if let Poll::Ready(cut) = connection.poll_cut(cx) {
-            return Poll::Ready(Err(Broken::Cut(cut)));
-        }
-        if connection.to_be_judged() && !still_admitted() {
-            return Poll::Ready(Err(Broken::NoLongerAdmitted));
-        }
-        if !there {
-            let count = |n| connection.count_from_client(n);
-            there = poll_copy(down, up, cx, count, Broken::Client, Broken::Upstream)?.is_ready();
-        }
-        if !back {
-            let count = |n| connection.count_to_client(n);
-            back = poll_copy(up, down, cx, count, Broken::Upstream, Broken::Client)?.is_ready();
-        }
-        if there && back {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
-        }
-    })
-    .await
-}
-
-fn poll_copy<F: Wire, T: Wire>(
-    from: &mut F,
-    to: &mut T,
-    cx: &mut Context<'_>,
-    count: impl Fn(usize),
-    from_failed: fn(io::Error) -> Broken,
-    to_failed: fn(io::Error) -> Broken,
-) -> Poll<Result<(), Broken>> {
-    loop {
-        let input = from.input();
-        if !input.is_empty() {
-            let sent = ready!(to.poll_send(cx, &[IoSlice::new(input)])).map_err(to_failed)?;
-            if sent == 0 {
-                return Poll::Ready(Err(to_failed(io::ErrorKind::WriteZero.into())));
-            }
-            count(sent);
-            from.consume(sent);
-        } else if from.ended() {
-            return to.poll_finish(cx).map_err(to_failed);
-        } else {
-            if let Poll::Ready(flushed) = to.poll_flush(cx) {
-                flushed.map_err(to_failed)?;
-            }
-            ready!(from.poll_fill(cx)).map_err(from_failed)?;
-        }
     }
 }

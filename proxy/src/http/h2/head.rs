@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use h2::RecvStream;
+use h2::{RecvStream, ext::Protocol};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri,
     header::{CONTENT_LENGTH, HOST},
@@ -29,8 +29,13 @@ pub(super) struct Head {
     authority: Authority,
     /// The normalised path with its query; none: CONNECT.
     target: Option<PathAndQuery>,
+    /// What an extended CONNECT (RFC 8441) goes on with.
+    protocol: Option<Protocol>,
     fields: FieldMap,
 }
+
+/// The one protocol that an extended CONNECT may ask for.
+const WEBSOCKET: &str = "websocket";
 
 /// A header map as policy looks at it.
 struct FieldMap(HeaderMap);
@@ -62,8 +67,16 @@ impl Head {
 
     fn check(parts: http::request::Parts, mode: PathNormalization) -> Result<Self, Malformed> {
         let http::request::Parts {
-            method, uri, headers, ..
+            method,
+            uri,
+            mut headers,
+            mut extensions,
+            ..
         } = parts;
+        let protocol = extensions.remove::<Protocol>();
+        if protocol.as_ref().is_some_and(|protocol| protocol.as_str() != WEBSOCKET) {
+            return Err(Malformed("an extended CONNECT for anything but websocket"));
+        }
         if method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
             return Err(Malformed("the method is not in upper case"));
         }
@@ -85,8 +98,10 @@ impl Head {
             return Err(Malformed("the scheme is neither http nor https"));
         }
         let authority = authority_of(authority, &headers)?;
+        // What a client claims to be is seen by nobody, policy included.
+        remove_ours(&mut headers);
         let target = match path_and_query {
-            _ if method == Method::CONNECT => None,
+            _ if method == Method::CONNECT && protocol.is_none() => None,
             Some(target) if target == "*" && method == Method::OPTIONS => Some(target),
             Some(target) => Some(normalised(target, mode)?),
             None => return Err(Malformed("no path")),
@@ -96,14 +111,19 @@ impl Head {
             scheme,
             authority,
             target,
+            protocol,
             fields: FieldMap(headers),
         })
     }
 
-    /// As everything that judges the request sees it.
+    /// As everything that judges the request sees it. A WebSocket is the GET it is over HTTP/1 (RFC 8441 §5), so that one
+    /// rule holds for both.
     pub(super) fn view(&self) -> RequestView<'_> {
         RequestView {
-            method: self.method.as_str(),
+            method: match self.protocol {
+                Some(_) => Method::GET.as_str(),
+                None => self.method.as_str(),
+            },
             target: self
                 .target
                 .as_ref()
@@ -115,8 +135,19 @@ impl Head {
         }
     }
 
+    /// Whether it asks to go on with another protocol (RFC 8441).
+    pub(super) fn is_extended_connect(&self) -> bool {
+        self.protocol.is_some()
+    }
+
     pub(super) fn is_head(&self) -> bool {
         self.method == Method::HEAD
+    }
+
+    /// Whether the client waits for leave to send the body.
+    pub(super) fn expects_continue(&self) -> bool {
+        self.field("expect")
+            .is_some_and(|expected| expected.eq_ignore_ascii_case("100-continue"))
     }
 
     /// The first value of a field, if it is text.
@@ -141,6 +172,9 @@ impl Head {
         *request.version_mut() = http::Version::HTTP_2;
         *request.headers_mut() = headers;
         *request.uri_mut() = self.uri(authority, edits)?;
+        if let Some(protocol) = &self.protocol {
+            request.extensions_mut().insert(protocol.clone());
+        }
         Ok(request)
     }
 
@@ -219,9 +253,8 @@ fn has_outer_space(value: &[u8]) -> bool {
     space(value.first()) || space(value.last())
 }
 
-/// Replaces what a client says about itself by what we know.
+/// Says what we know of the client.
 fn tell(headers: &mut HeaderMap, forwarded: &Forwarded) -> Result<(), Malformed> {
-    remove_ours(headers);
     for (name, value) in forwarded.iter() {
         let value = HeaderValue::from_bytes(value).map_err(|_| Malformed("the peer's name"))?;
         headers.insert(HeaderName::from_static(name), value);
@@ -326,6 +359,25 @@ mod tests {
     }
 
     #[test]
+    fn a_websocket_is_judged_as_the_get_it_is_over_http_1_and_nothing_else_may_ride_on_connect() {
+        let connect = |protocol: &'static str| {
+            get("http://db/chat/../socket?a=1")
+                .method(Method::CONNECT)
+                .extension(Protocol::from_static(protocol))
+        };
+        let head = check(connect("websocket")).unwrap();
+        let view = head.view();
+        assert_eq!((view.method, view.target), ("GET", Some("/socket?a=1")));
+        let forwarded = head.forward(&Edits::default(), None).unwrap();
+        assert_eq!(forwarded.method(), Method::CONNECT);
+        assert_eq!(forwarded.uri(), "http://db/socket?a=1");
+        assert_eq!(forwarded.extensions().get(), Some(&Protocol::from_static("websocket")));
+        for other in ["connect-udp", "webtransport", "WebSocket", ""] {
+            assert!(check(connect(other)).is_err(), "{other}");
+        }
+    }
+
+    #[test]
     fn what_a_client_says_about_itself_is_replaced() {
         let request = get("http://db/")
             .header("x-forwarded-for", "1.1.1.1")
@@ -333,10 +385,11 @@ mod tests {
             .header("x_forwarded_client_cert", "URI=spiffe://td/ns/x/sa/admin")
             .header("x-forwarded-client-cert", "URI=spiffe://td/ns/x/sa/admin")
             .header("x-other", "1");
-        let forwarded = check(request)
-            .unwrap()
-            .forward(&Edits::default(), Some(&Forwarded::none()))
-            .unwrap();
+        let head = check(request).unwrap();
+        for name in ["x-forwarded-for", "x_forwarded_client_cert", "x-forwarded-client-cert"] {
+            assert_eq!(head.field(name), None, "policy does not see it either");
+        }
+        let forwarded = head.forward(&Edits::default(), Some(&Forwarded::none())).unwrap();
         let fields: Vec<_> = forwarded
             .headers()
             .iter()

@@ -77,7 +77,8 @@ impl Limits {
             .max_concurrent_reset_streams(RESETS)
             .max_pending_accept_reset_streams(RESETS)
             .max_local_error_reset_streams(Some(STREAM_ERRORS))
-            .reset_stream_duration(RESET_MEMORY);
+            .reset_stream_duration(RESET_MEMORY)
+            .enable_connect_protocol();
         builder
     }
 

@@ -6,13 +6,14 @@
 //! ```text
 //! server.rs    one client connection: takes streams in, drives them in one task, carries policy, cut and drain to them
 //! stream.rs    one stream in order; side.rs says what differs between inbound and outbound
-//! head.rs      the request's head: checked, normalised, written again     relay.rs, pump.rs   bodies and trailers
+//! head.rs      the request's head: checked, normalised, written again     relay.rs, pump.rs, body.rs   bodies and trailers
 //! upstream.rs  one connection to a server     line.rs  those to one place     upstreams.rs  those of this sidecar
 //! limits.rs    every bound     meter.rs  floods, counted frame by frame     refusal.rs  their names
 //! ```
 //!
 //! Nothing here decides: [`Gate`] and [`Way`] do.
 
+mod body;
 mod control;
 mod grpc;
 mod head;

@@ -7,10 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, SendStream};
 use http::HeaderMap;
 
-use super::{grpc, head::clean_trailers};
+use super::{body::Body, grpc, head::clean_trailers};
 
 /// Why a direction ended before its end.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(super) enum Broken {
 
 /// One direction.
 pub(super) struct Pump {
-    source: RecvStream,
+    source: Body,
     sink: SendStream<Bytes>,
     /// Received, and no room to send it yet.
     held: Bytes,
@@ -38,15 +38,15 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    pub(super) fn request(source: RecvStream, sink: SendStream<Bytes>) -> Self {
+    pub(super) fn request(source: Body, sink: SendStream<Bytes>) -> Self {
         Self::new(source, sink, true)
     }
 
-    pub(super) fn response(source: RecvStream, sink: SendStream<Bytes>) -> Self {
+    pub(super) fn response(source: Body, sink: SendStream<Bytes>) -> Self {
         Self::new(source, sink, false)
     }
 
-    fn new(source: RecvStream, sink: SendStream<Bytes>, request: bool) -> Self {
+    fn new(source: Body, sink: SendStream<Bytes>, request: bool) -> Self {
         Self {
             source,
             sink,
@@ -76,7 +76,7 @@ impl Pump {
     }
 
     /// The source, to send it elsewhere.
-    pub(super) fn into_source(self) -> RecvStream {
+    pub(super) fn into_source(self) -> Body {
         self.source
     }
 
@@ -128,7 +128,7 @@ impl Pump {
         let last = self.held.is_empty() && self.source.is_end_stream();
         self.send(piece, last)?;
         // Room for the sender only now: what waits here counts against its window.
-        let _ = self.source.flow_control().release_capacity(count);
+        self.source.release(count);
         Poll::Ready(Ok(last))
     }
 

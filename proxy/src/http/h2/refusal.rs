@@ -34,11 +34,13 @@ pub(crate) enum Refusal {
     Protocol,
     /// It takes nothing of what waits for it, or answers no PING.
     Stalled,
+    /// The body that a provider has to see did not come in time: answered 408.
+    SlowBody,
 }
 
 impl Refusal {
     /// All of them, for metrics that start at zero.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Malformed,
         Self::Preface,
         Self::RapidReset,
@@ -53,6 +55,7 @@ impl Refusal {
         Self::Compression,
         Self::Protocol,
         Self::Stalled,
+        Self::SlowBody,
     ];
 
     /// The closed label.
@@ -72,6 +75,7 @@ impl Refusal {
             Self::Compression => "compression",
             Self::Protocol => "protocol",
             Self::Stalled => "stalled",
+            Self::SlowBody => "slow_body",
         }
     }
 

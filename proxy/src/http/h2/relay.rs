@@ -11,6 +11,7 @@ use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
 use http::{Response, StatusCode};
 
 use super::{
+    body::Body,
     control::{Control, Interrupt},
     grpc,
     head::edit_response,
@@ -34,6 +35,8 @@ pub(super) struct Relay {
 /// The response.
 enum Back {
     Awaited(ResponseFuture),
+    /// Its head is here, and has not been passed on.
+    Arrived(Box<Response<RecvStream>>),
     Flowing(Box<Pump>),
     Over,
 }
@@ -41,7 +44,7 @@ enum Back {
 /// What has happened.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// The response's head has been passed on.
+    /// The response's head is here: [`Relay::answer`] passes it on.
     Head,
     /// The response has been passed on whole; the request's body may go on.
     Answered,
@@ -56,7 +59,7 @@ pub(super) enum Event {
 impl Relay {
     /// Of a request whose head has been sent; `ended`: there was nothing but the head.
     pub(super) fn new(
-        body: RecvStream,
+        body: Body,
         sink: SendStream<Bytes>,
         response: ResponseFuture,
         ended: bool,
@@ -90,11 +93,12 @@ impl Relay {
                         Ok(head) => head,
                         Err(error) => return Poll::Ready(Event::Failed(error)),
                     };
-                    if let Err(error) = self.answer(head, control) {
-                        return Poll::Ready(Event::ClientGone(reason_of(&error)));
-                    }
+                    self.status = head.status().as_u16();
+                    self.grpc_status = grpc::status(head.headers());
+                    self.back = Back::Arrived(Box::new(head));
                     return Poll::Ready(Event::Head);
                 }
+                Back::Arrived(_) => return Poll::Ready(Event::Head),
                 Back::Flowing(pump) => {
                     match ready!(pump.poll(cx)) {
                         Ok(()) => {}
@@ -114,31 +118,39 @@ impl Relay {
         }
     }
 
-    fn answer(&mut self, head: Response<RecvStream>, control: &mut Control) -> Result<(), h2::Error> {
+    /// Passes on the response's head.
+    ///
+    /// # Errors
+    /// When the client has gone.
+    pub(super) fn answer(&mut self, control: &mut Control) -> Result<(), Reason> {
+        let head = match std::mem::replace(&mut self.back, Back::Over) {
+            Back::Arrived(head) => *head,
+            other => {
+                self.back = other;
+                return Ok(());
+            }
+        };
         let (mut parts, body) = head.into_parts();
-        self.status = parts.status.as_u16();
-        self.grpc_status = grpc::status(&parts.headers);
         if !self.response_edits.is_empty() {
             edit_response(&mut parts.headers, &self.response_edits);
         }
         let ended = body.is_end_stream();
-        let sink = control.respond.send_response(Response::from_parts(parts, ()), ended)?;
+        let sink = control.respond.send_response(Response::from_parts(parts, ()), ended);
+        let sink = sink.map_err(|error| reason_of(&error))?;
         control.answered = true;
-        self.back = if ended {
-            Back::Over
-        } else {
-            Back::Flowing(Box::new(Pump::response(body, sink)))
-        };
+        if !ended {
+            self.back = Back::Flowing(Box::new(Pump::response(body.into(), sink)));
+        }
         Ok(())
     }
 
     /// Whether nothing of the request's body has been taken, so that the request can be sent anew.
     pub(super) fn is_untouched(&self) -> bool {
-        !self.there.began && matches!(self.back, Back::Awaited(_))
+        !self.there.began && matches!(self.back, Back::Awaited(_) | Back::Arrived(_))
     }
 
     /// The request's body, to send it elsewhere.
-    pub(super) fn into_body(self) -> RecvStream {
+    pub(super) fn into_body(self) -> Body {
         self.there.into_source()
     }
 
@@ -146,7 +158,7 @@ impl Relay {
     pub(super) fn stalled(&self) -> Option<std::time::Instant> {
         match &self.back {
             Back::Flowing(pump) => pump.stalled(),
-            Back::Awaited(_) | Back::Over => None,
+            Back::Awaited(_) | Back::Arrived(_) | Back::Over => None,
         }
     }
 

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     authorize::Permit,
     connection::{Carrier, Connection},
+    ext_authz::Body as Shown,
     http::{Course, Edits, Flag, Forwarded, Gate, LocalReply, Refused, RequestView, Standing, Way},
     outbound,
     route::Endpoint,
@@ -110,15 +111,24 @@ impl Side {
         }
     }
 
-    /// Judges a request; outbound it is given an endpoint other than those that were `tried`.
+    /// How much of a request's body is to be read before it is judged, for providers to see.
+    pub(super) fn body_wanted(&self, view: &RequestView<'_>) -> usize {
+        match self {
+            Self::In(side) => side.gate.body_wanted(view),
+            Self::Out(_) => 0,
+        }
+    }
+
+    /// Judges a request, of whose body `shown` has been read; outbound it is given an endpoint other than those that were `tried`.
     pub(super) async fn pass(
         &self,
         view: &RequestView<'_>,
         course: Option<&Course>,
         tried: &[SocketAddr],
+        shown: Option<Shown<'_>>,
     ) -> Result<Pass, Refused> {
         match (self, course) {
-            (Self::In(side), _) => side.gate.admit(view, None).await.map(|admitted| Pass {
+            (Self::In(side), _) => side.gate.admit(view, shown).await.map(|admitted| Pass {
                 permit: admitted.permit,
                 edits: admitted.edits,
                 decision: Some(admitted.decision),

@@ -11,10 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, Response, StatusCode};
 use tokio::time::timeout;
 
 use super::{
+    body::Body,
     control::{Control, Interrupt},
     grpc,
     head::{Head, Malformed},
@@ -26,6 +27,7 @@ use super::{
     upstream::Slot,
 };
 use crate::{
+    ext_authz::Body as Shown,
     http::{Course, Exchange, Flag, LocalReply, Refused, Version},
     traffic::{self as retry, Attempt, TryResult},
 };
@@ -57,8 +59,9 @@ pub(super) async fn serve(
         control,
         course: None,
         tried: Vec::new(),
+        shown: None,
     };
-    stream.run(body).await;
+    stream.run(body.into()).await;
 }
 
 fn refuse_malformed(side: &Side, control: &mut Control, mut exchange: Exchange, malformed: &Malformed) {
@@ -83,12 +86,14 @@ struct Stream<'a> {
     course: Option<Course>,
     /// Endpoints that have failed for it.
     tried: Vec<SocketAddr>,
+    /// What has been read of its body to be shown, and whether that is all of it.
+    shown: Option<(Vec<u8>, bool)>,
 }
 
 /// What to do about an attempt that did not bring a response.
 enum Failed {
     /// None of it was looked at, or it may be done twice: another connection or endpoint may do.
-    Again(RecvStream, Problem),
+    Again(Body, Problem),
     /// It is over.
     Over,
 }
@@ -101,13 +106,21 @@ enum Problem {
     Refused(h2::Error),
     /// It took longer than one try may.
     Late,
+    /// The response is not the one that is wanted: to be made again after so long.
+    Held(Duration),
 }
 
+/// Label and words of a body that took too long.
+const SLOW: &str = "the request took too long";
+
 impl Stream<'_> {
-    async fn run(mut self, mut body: RecvStream) {
+    async fn run(mut self, mut body: Body) {
         match self.side.plan(&self.head.view()) {
             Ok(course) => self.course = course,
             Err(refused) => return self.refuse(refused),
+        }
+        if self.read_ahead(&mut body).await.is_err() {
+            return;
         }
         loop {
             match self.attempt(body).await {
@@ -128,26 +141,74 @@ impl Stream<'_> {
         }
     }
 
+    /// Reads as much of the body as providers want to see before the request is judged.
+    async fn read_ahead(&mut self, body: &mut Body) -> Result<(), Failed> {
+        let wanted = match body.is_end_stream() {
+            true => 0,
+            false => self.side.body_wanted(&self.head.view()),
+        };
+        if wanted == 0 {
+            return Ok(());
+        }
+        if self.head.expects_continue() {
+            let mut go_on = Response::new(());
+            *go_on.status_mut() = StatusCode::CONTINUE;
+            // A client that has gone is noticed below.
+            let _ = self.control.respond.send_informational(go_on);
+        }
+        let reading = timeout(self.side.shared().head_timeout, body.read_ahead(wanted));
+        match self.control.guard(reading).await {
+            Ok(Ok(Ok(()))) => {
+                self.shown = Some(body.shown());
+                Ok(())
+            }
+            Ok(Ok(Err(error))) => {
+                let reason = error.reason().unwrap_or(Reason::CANCEL);
+                Err(self.interrupted(None, Interrupt::Client(reason)))
+            }
+            Ok(Err(_)) => {
+                self.side.shared().metrics.http2_refused(Refusal::SlowBody);
+                self.reply(&LocalReply::text(408, SLOW), Flag::Malformed);
+                Err(Failed::Over)
+            }
+            Err(interrupt) => Err(self.interrupted(None, interrupt)),
+        }
+    }
+
     /// After what wait the request may be tried again, if it may. Its body is whole.
     fn retry(&self, problem: &Problem) -> Option<Duration> {
+        let failed = match problem {
+            Problem::Unreachable(_) => retry::Failed::Unconnected,
+            Problem::Refused(_) => retry::Failed::Refused,
+            Problem::Late => retry::Failed::TimedOut,
+            Problem::Held(wait) => return Some(*wait),
+        };
         let exchange = self.exchange.as_ref()?;
-        let tries = u32::from(exchange.attempts);
+        let by_route = self.retry_by_route(failed);
+        // A stream that a server has not looked at costs nobody anything: a connection that goes away loses no request.
+        let unread = matches!(problem, Problem::Refused(_)) && exchange.attempts < self.limits.attempts;
+        by_route.or_else(|| unread.then_some(Duration::ZERO))
+    }
+
+    /// The same as far as the route has a say in it; a yes counts against its budget.
+    fn retry_by_route(&self, failed: retry::Failed) -> Option<Duration> {
+        let tries = u32::from(self.exchange.as_ref()?.attempts);
         let attempt = Attempt {
             method: self.head.view().method,
             tries: tries.max(1),
-            failed: match problem {
-                Problem::Unreachable(_) => retry::Failed::Unconnected,
-                Problem::Refused(_) => retry::Failed::Refused,
-                Problem::Late => retry::Failed::TimedOut,
-            },
+            failed,
             body: retry::Body::Whole,
             responded: false,
             left: self.left(),
         };
-        let by_route = self.course.as_ref().and_then(|course| course.retry(&attempt));
-        // A stream that a server has not looked at costs nobody anything: a connection that goes away loses no request.
-        let unread = matches!(problem, Problem::Refused(_)) && exchange.attempts < self.limits.attempts;
-        by_route.or_else(|| unread.then_some(Duration::ZERO))
+        self.course.as_ref()?.retry(&attempt)
+    }
+
+    /// Whether the response that has arrived is to be held back, and the request made again after so long.
+    fn holds(&self, relay: &Relay) -> Option<Duration> {
+        let wanted = self.course.as_ref()?.wants(relay.status);
+        let again = wanted && relay.is_untouched() && !self.head.is_extended_connect();
+        again.then(|| self.retry_by_route(retry::Failed::Status(relay.status)))?
     }
 
     /// What is left of the request's time.
@@ -171,9 +232,16 @@ impl Stream<'_> {
             .and_then(grpc::timeout)
     }
 
-    async fn attempt(&mut self, body: RecvStream) -> Result<(), Failed> {
+    async fn attempt(&mut self, body: Body) -> Result<(), Failed> {
         let view = self.head.view();
-        let passing = self.side.pass(&view, self.course.as_ref(), &self.tried);
+        let shown = match &self.shown {
+            Some((bytes, complete)) => Some(Shown {
+                bytes,
+                complete: *complete,
+            }),
+            None => body.is_end_stream().then_some(Shown::NONE),
+        };
+        let passing = self.side.pass(&view, self.course.as_ref(), &self.tried, shown);
         let mut pass = match self.control.guard(passing).await {
             Ok(Ok(pass)) => pass,
             Ok(Err(refused)) => {
@@ -195,6 +263,17 @@ impl Stream<'_> {
         };
         if let Some(picked) = &mut pass.picked {
             picked.connected();
+        }
+        if self.head.is_extended_connect() {
+            match self.control.guard(slot.upstream.takes_extended_connect()).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    let reply = LocalReply::text(501, "the upstream takes no WebSocket over HTTP/2");
+                    self.reply(&reply, Flag::Malformed);
+                    return Err(Failed::Over);
+                }
+                Err(interrupt) => return Err(self.interrupted(None, interrupt)),
+            }
         }
         let (relay, slot) = self.send(body, &pass, slot)?;
         let done = self.relay(relay, &mut pass).await;
@@ -224,8 +303,13 @@ impl Stream<'_> {
     }
 
     /// Sends the head. The slot is held as long as the stream is open.
-    fn send(&mut self, body: RecvStream, pass: &Pass, mut slot: Slot) -> Result<(Relay, Slot), Failed> {
-        let mut request = match self.head.forward(&pass.edits, self.side.forwarded()) {
+    fn send(&mut self, body: Body, pass: &Pass, mut slot: Slot) -> Result<(Relay, Slot), Failed> {
+        let mut edits = std::borrow::Cow::Borrowed(&pass.edits);
+        if self.shown.is_some() && self.head.expects_continue() {
+            // The client has been told already.
+            edits.to_mut().remove.push("expect".into());
+        }
+        let mut request = match self.head.forward(&edits, self.side.forwarded()) {
             Ok(request) => request,
             Err(malformed) => {
                 if let Some(exchange) = self.exchange.take() {
@@ -275,6 +359,19 @@ impl Stream<'_> {
                 Ok(Event::Head) => {
                     if let Some(picked) = &mut pass.picked {
                         picked.responded(result_of(&relay), sent.elapsed(), Instant::now());
+                    }
+                    if let Some(wait) = self.holds(&relay) {
+                        self.tried.extend(pass.address());
+                        relay.reset_server(Reason::CANCEL);
+                        return Err(Failed::Again(relay.into_body(), Problem::Held(wait)));
+                    }
+                    if let Err(reason) = relay.answer(&mut self.control) {
+                        return Err(self.interrupted(Some(relay), Interrupt::Client(reason)));
+                    }
+                    if self.head.is_extended_connect() {
+                        // From here on it is a WebSocket, which stays open for as long as it likes.
+                        self.control.end_at_last(None, None);
+                        continue;
                     }
                     // The time for one try is over; the request's own goes on.
                     self.control
@@ -400,7 +497,9 @@ impl Stream<'_> {
                     Flag::UpstreamReset,
                 );
             }
-            Problem::Late => self.reply(&LocalReply::text(504, "upstream request timeout"), Flag::Timeout),
+            Problem::Late | Problem::Held(_) => {
+                self.reply(&LocalReply::text(504, "upstream request timeout"), Flag::Timeout)
+            }
         }
     }
 

@@ -11,11 +11,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::client::{Connection, SendRequest};
+use h2::{
+    Ping,
+    client::{Connection, SendRequest},
+};
 use squire_mesh::svid::VerifiedPeer;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::Notify,
+    sync::{Notify, watch},
     task::AbortHandle,
 };
 use tokio_util::task::TaskTracker;
@@ -46,6 +49,10 @@ pub(super) struct Upstream {
     /// No stream has been given room on it yet.
     fresh: AtomicBool,
     idle_since: Mutex<Instant>,
+    /// Somebody wants to know what the server's SETTINGS say.
+    asked: Notify,
+    /// Whether they are there.
+    settled: watch::Sender<bool>,
     /// Wakes whoever waits for room on any connection of the same line.
     freed: Arc<Notify>,
     task: Mutex<Option<AbortHandle>>,
@@ -80,6 +87,8 @@ impl Upstream {
             gone: AtomicBool::new(false),
             fresh: AtomicBool::new(true),
             idle_since: Mutex::new(Instant::now()),
+            asked: Notify::new(),
+            settled: watch::Sender::new(false),
             freed: Arc::clone(&signals.freed),
             task: Mutex::default(),
         });
@@ -94,15 +103,30 @@ impl Upstream {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        let mut pings = connection.ping_pong();
+        let mut asked = std::pin::pin!(self.asked.notified());
+        let mut pinged = false;
         let ended = std::future::poll_fn(|cx| {
             let polled = std::pin::Pin::new(&mut connection).poll(cx);
             if polled.is_pending() && self.wants_no_more(cx) {
                 going_away.notify_one();
             }
+            // SETTINGS come before anything else a server says (RFC 9113 §3.4), so before it answers a PING.
+            if let Some(pings) = &mut pings {
+                if !pinged && asked.as_mut().poll(cx).is_ready() {
+                    pinged = pings.send_ping(Ping::opaque()).is_ok();
+                    // Sent by polling the connection once more.
+                    cx.waker().wake_by_ref();
+                }
+                if pinged && !*self.settled.borrow() && pings.poll_pong(cx).is_ready() {
+                    self.settled.send_replace(true);
+                }
+            }
             polled
         })
         .await;
         self.gone.store(true, Ordering::Release);
+        self.settled.send_replace(true);
         self.retire();
         if let Err(error) = ended {
             tracing::debug!(%error, "an HTTP/2 connection to a server has ended");
@@ -129,6 +153,22 @@ impl Upstream {
         let sender = self.sender().take();
         drop(sender);
         self.freed.notify_waiters();
+    }
+
+    /// Whether the server takes extended CONNECT (RFC 8441 §3). Waits for its SETTINGS if need be.
+    pub(super) async fn takes_extended_connect(&self) -> bool {
+        let says_so = || {
+            let sender = self.sender();
+            sender
+                .as_ref()
+                .is_some_and(SendRequest::is_extended_connect_protocol_enabled)
+        };
+        if !says_so() {
+            self.asked.notify_one();
+            // Ends with the connection, whose sender is gone then.
+            let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
+        }
+        says_so()
     }
 
     /// Ends it and all its streams now.

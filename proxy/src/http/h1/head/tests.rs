@@ -1,6 +1,9 @@
 //! What is read, what is refused, and what is written.
 
-use super::*;
+use squire_mesh::policy::PathNormalization;
+
+use super::{super::body::Length, *};
+use crate::http::{Edits, Forwarded};
 
 fn read(text: &str) -> Result<(RequestHead, usize), Bad> {
     let mut head = RequestHead::default();
