@@ -17,6 +17,9 @@ use crate::{
 
 /// Head start of a client that speaks first: it sends as soon as its connect returns. Only after that is the application
 /// dialled, so that mesh connections do not show up there as ones that were opened and dropped.
+///
+/// A client whose address is that of a workload with a sidecar has longer: it starts mesh TLS, however late its sidecar gets
+/// to run. To greet it would send in plaintext what it expects under TLS.
 const HEAD_START: Duration = Duration::from_millis(2);
 
 /// What a client started.
@@ -30,12 +33,14 @@ pub(crate) enum First {
 }
 
 /// Waits for the first bytes of either side. `prospect`: the client may enter without an identity, so the application may
-/// be asked whether it speaks first; then there is no limit to how long both may be silent.
+/// be asked whether it speaks first; then there is no limit to how long both may be silent. `peer`: it has a sidecar, so that
+/// it is waited for until the time for a handshake is over.
 pub(crate) async fn wait(
     shared: &Arc<Shared>,
     client: &TcpStream,
     app: SocketAddr,
     prospect: Option<&Prospect>,
+    peer: bool,
     limit: Duration,
 ) -> io::Result<First> {
     let mut received = Vec::new();
@@ -51,7 +56,7 @@ pub(crate) async fn wait(
             done?;
             return decide(client, received, limit, None).await;
         }
-        () = sleep(HEAD_START) => {}
+        () = sleep(if peer { limit } else { HEAD_START }) => {}
     }
     let app = match shared.dialer.app(prospect, app).await {
         Ok(app) => app,

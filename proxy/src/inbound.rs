@@ -110,9 +110,21 @@ impl Arrival {
 
 /// PERMISSIVE: mesh TLS if the client starts it; anything else passes as it is, without an identity.
 async fn permissive(shared: &Arc<Shared>, tcp: TcpStream, since: Instant, arrival: Arrival) {
-    let may_enter = authorize::prospect(&shared.snapshot(), arrival.asked(None).question);
+    let snapshot = shared.snapshot();
+    let may_enter = authorize::prospect(&snapshot, arrival.asked(None).question);
+    let at = snapshot.workloads_at(arrival.client.ip());
+    let peer = at.into_iter().any(|workload| workload.transport.is_mtls());
+    drop(snapshot);
     let limit = shared.dialer.timeouts.handshake;
-    let first = Box::pin(first_bytes::wait(shared, &tcp, arrival.app, may_enter.as_ref(), limit)).await;
+    let first = Box::pin(first_bytes::wait(
+        shared,
+        &tcp,
+        arrival.app,
+        may_enter.as_ref(),
+        peer,
+        limit,
+    ))
+    .await;
     match first {
         Ok(First::Mesh(received)) => Box::pin(mutual_tls(shared, tcp, received, since, arrival)).await,
         Ok(First::Opaque { received, app }) => Box::pin(plaintext(shared, tcp, &received, app, since, arrival)).await,

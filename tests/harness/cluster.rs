@@ -310,7 +310,7 @@ impl PodSidecar<'_> {
     pub fn access_log(&self) -> Vec<Value> {
         let log = self.process.log();
         let lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
-        lines.filter(|line: &Value| line["outcome"].is_string()).collect()
+        lines.filter(|line: &Value| line["event"].is_string()).collect()
     }
 
     /// Waits for an access-log line whose fields have these values.

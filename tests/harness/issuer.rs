@@ -80,27 +80,66 @@ pub fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// Serves a key set over HTTP.
+/// Serves key sets, and documents that lead to them, over HTTP.
 #[derive(Debug)]
 pub struct KeyServer {
     _app: App,
-    keys: Arc<Mutex<String>>,
+    pages: Arc<Mutex<Pages>>,
     asked: Arc<AtomicUsize>,
 }
 
+#[derive(Debug)]
+enum Pages {
+    /// The same for every path.
+    One(String),
+    /// By path; 404 for all others.
+    Some(Vec<(String, String)>),
+}
+
+impl Pages {
+    fn answer(&self, path: &str) -> String {
+        let page = match self {
+            Self::One(page) => Some(page),
+            Self::Some(pages) => pages.iter().find(|(known, _)| known == path).map(|(_, page)| page),
+        };
+        match page {
+            Some(page) => format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{page}", page.len()),
+            None => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        }
+    }
+
+    fn of(pages: &[(&str, Value)]) -> Self {
+        Self::Some(
+            pages
+                .iter()
+                .map(|(path, page)| ((*path).to_owned(), page.to_string()))
+                .collect(),
+        )
+    }
+}
+
 impl KeyServer {
-    /// Starts one at this address.
+    /// Starts one at this address, with these keys at every path.
     pub async fn start(address: SocketAddr, keys: &Value) -> Self {
-        let (keys, asked) = (Arc::new(Mutex::new(keys.to_string())), Arc::new(AtomicUsize::new(0)));
-        let (served, counted) = (Arc::clone(&keys), Arc::clone(&asked));
+        Self::with(address, Pages::One(keys.to_string())).await
+    }
+
+    /// Starts one with these pages, by path.
+    pub async fn serving(address: SocketAddr, pages: &[(&str, Value)]) -> Self {
+        Self::with(address, Pages::of(pages)).await
+    }
+
+    async fn with(address: SocketAddr, pages: Pages) -> Self {
+        let (pages, asked) = (Arc::new(Mutex::new(pages)), Arc::new(AtomicUsize::new(0)));
+        let (served, counted) = (Arc::clone(&pages), Arc::clone(&asked));
         let app = serving_at(address, move |mut stream| {
             let (served, counted) = (Arc::clone(&served), Arc::clone(&counted));
             async move {
                 let mut rest = Vec::new();
-                while let Ok(Some(_)) = read_head(&mut stream, &mut rest).await {
+                while let Ok(Some(head)) = read_head(&mut stream, &mut rest).await {
                     counted.fetch_add(1, Ordering::SeqCst);
-                    let keys = served.lock().unwrap().clone();
-                    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{keys}", keys.len());
+                    let path = head.split(' ').nth(1).unwrap_or_default();
+                    let answer = served.lock().unwrap().answer(path);
                     if stream.write_all(answer.as_bytes()).await.is_err() {
                         return;
                     }
@@ -108,12 +147,21 @@ impl KeyServer {
             }
         })
         .await;
-        Self { _app: app, keys, asked }
+        Self {
+            _app: app,
+            pages,
+            asked,
+        }
     }
 
-    /// Serves these keys from now on.
+    /// Serves these keys at every path from now on.
     pub fn rotate(&self, keys: &Value) {
-        *self.keys.lock().unwrap() = keys.to_string();
+        *self.pages.lock().unwrap() = Pages::One(keys.to_string());
+    }
+
+    /// Serves these pages from now on.
+    pub fn pages(&self, pages: &[(&str, Value)]) {
+        *self.pages.lock().unwrap() = Pages::of(pages);
     }
 
     /// How often it was asked.

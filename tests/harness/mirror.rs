@@ -9,7 +9,7 @@ use std::sync::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::Notify,
+    sync::{Notify, futures::Notified},
 };
 
 use crate::{
@@ -79,6 +79,8 @@ impl Mirror {
 async fn serve(mut stream: TcpStream, counted: Arc<AtomicUsize>, seen: Arc<Mutex<Vec<String>>>, release: Arc<Notify>) {
     let mut rest = Vec::new();
     while let Ok(Some(head)) = read_head(&mut stream, &mut rest).await {
+        // Before it can be known that the request is here: whoever is let go from then on is let go.
+        let released = release.notified();
         counted.fetch_add(1, Ordering::SeqCst);
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
         seen.lock().unwrap().push(path.clone());
@@ -89,7 +91,7 @@ async fn serve(mut stream: TcpStream, counted: Arc<AtomicUsize>, seen: Arc<Mutex
         let Ok(body) = body_of(&mut stream, &mut rest, &head, Message::Request).await else {
             return;
         };
-        if answer(&mut stream, &path, &head, &body, &release).await.is_err() || path == "/close" {
+        if answer(&mut stream, &path, &head, &body, released).await.is_err() || path == "/close" {
             return;
         }
         if path == "/upgrade" || head.starts_with("CONNECT ") {
@@ -101,7 +103,13 @@ async fn serve(mut stream: TcpStream, counted: Arc<AtomicUsize>, seen: Arc<Mutex
     }
 }
 
-async fn answer(stream: &mut TcpStream, path: &str, head: &str, body: &[u8], release: &Notify) -> std::io::Result<()> {
+async fn answer(
+    stream: &mut TcpStream,
+    path: &str,
+    head: &str,
+    body: &[u8],
+    released: Notified<'_>,
+) -> std::io::Result<()> {
     let whole = |status: &str, body: &[u8]| {
         let mut bytes = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
         bytes.extend_from_slice(body);
@@ -150,12 +158,12 @@ async fn answer(stream: &mut TcpStream, path: &str, head: &str, body: &[u8], rel
         "/silent" => Err(std::io::ErrorKind::ConnectionReset.into()),
         "/nonsense" => stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n12345").await,
         "/held" => {
-            release.notified().await;
+            released.await;
             stream.write_all(&whole("200 OK", b"released")).await
         }
         "/half-held" => {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf").await?;
-            release.notified().await;
+            released.await;
             stream.write_all(b"half").await
         }
         _ => {

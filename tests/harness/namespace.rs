@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::fd::AsFd as _,
     path::Path,
     process::Command as StdCommand,
     sync::{
@@ -11,7 +12,8 @@ use std::{
     },
 };
 
-use tokio::process::Command;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::{process::Command, task::JoinHandle};
 
 /// What the names of our namespaces begin with; then the process that made them.
 const PREFIX: &str = "squire-test-";
@@ -119,6 +121,28 @@ impl Namespace {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.0]).arg(program).kill_on_drop(true);
         command
+    }
+
+    /// Runs a future inside, on a thread of its own: its sockets are the namespace's.
+    pub fn inside<F, T>(&self, work: impl FnOnce() -> F + Send + 'static) -> JoinHandle<T>
+    where
+        F: Future<Output = T>,
+        T: Send + 'static,
+    {
+        let path = Path::new("/run/netns").join(&self.0);
+        tokio::task::spawn_blocking(move || {
+            // A thread that nobody else uses: it ends in the namespace that it has moved to.
+            let inside = std::thread::spawn(move || {
+                let namespace = fs::File::open(path).unwrap();
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .unwrap();
+                runtime.block_on(work())
+            });
+            inside.join().unwrap()
+        })
     }
 
     /// As [`Self::command`], as another user who can read everything.

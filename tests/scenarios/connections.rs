@@ -257,3 +257,32 @@ async fn connections_to_one_peer_share_mesh_connections_one_after_another() {
             >= 40.0
     );
 }
+
+#[tokio::test]
+async fn on_a_permissive_port_a_silent_stranger_is_greeted_and_a_peer_that_is_late_with_its_tls_is_not() {
+    let mesh = Mesh::new();
+    let app = apps::greeter("hello").await;
+    mesh.declare("late", "squire");
+    let db = mesh
+        .pod("db")
+        .serves(3306, app.address())
+        .set("limits.handshakeTimeout=10m");
+    mesh.start().await;
+    let db = db.start().await;
+    let from = async |address: std::net::IpAddr| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((address, 0).into()).unwrap();
+        socket.connect(db.inbound(3306)).await.unwrap()
+    };
+    let late = from(mesh.address("late")).await;
+    let mut stranger = from(mesh.address("nobody-knows")).await;
+    let mut word = [0; 5];
+    in_time("the greeting", stranger.read_exact(&mut word)).await.unwrap();
+    assert_eq!(&word, b"hello");
+    let said = late.try_read(&mut word);
+    assert_eq!(
+        said.unwrap_err().kind(),
+        std::io::ErrorKind::WouldBlock,
+        "no plaintext for a peer"
+    );
+}

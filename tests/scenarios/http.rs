@@ -1,8 +1,8 @@
 //! HTTP/1 through a pair of squires: each request is judged and counted by itself, and everything HTTP is arrives as it
 //! was sent.
 
-use squire_tests::{Mesh, Sidecar, eventually, http::Client, id, mirror::Mirror};
-use tokio::io::AsyncWriteExt;
+use squire_tests::{Mesh, Pair, eventually, http::Client, id, mirror::Mirror};
+use tokio::io::AsyncWriteExt as _;
 
 /// Requests of `web` to `db`: GET under /open, POST /orders, WebSocket; never /admin.
 const RULES: &str = "apiVersion: security.istio.io/v1
@@ -26,34 +26,12 @@ spec:
   - when: [{key: 'request.headers[x-role]', values: [guest]}]
 ";
 
-struct Pair<'m> {
-    app: Mirror,
-    db: Sidecar,
-    web: Sidecar,
-    _mesh: &'m Mesh,
-}
-
-impl Pair<'_> {
-    async fn client(&self) -> Client {
-        Client::connect(self.web.to("db:8080")).await.unwrap()
-    }
-}
-
-async fn pair<'m>(mesh: &'m Mesh, rules: &str) -> Pair<'m> {
+/// With these rules (YAML; empty: none) of the mesh.
+async fn pair(mesh: &Mesh, rules: &str) -> Pair {
     if !rules.is_empty() {
         mesh.write("rules.yaml", rules);
     }
-    let app = Mirror::start().await;
-    let db = mesh.pod("db").serves(8080, app.address());
-    let web = mesh.pod("web").reaches("db:8080");
-    mesh.start().await;
-    let (db, web) = tokio::join!(db.start(), web.start());
-    Pair {
-        app,
-        db,
-        web,
-        _mesh: mesh,
-    }
+    Pair::start(mesh, Mirror::start().await).await
 }
 
 #[tokio::test]
@@ -362,67 +340,9 @@ async fn an_application_that_is_not_there_is_a_503_and_a_denied_peer_gets_a_403(
 }
 
 #[tokio::test]
-async fn large_bodies_are_streamed_and_never_held() {
-    const SIZE: usize = 256 << 20;
-    let mesh = Mesh::strict();
-    let pair = pair(&mesh, "").await;
-    let app = squire_tests::apps::serving(|mut stream| async move {
-        let mut rest = Vec::new();
-        while let Ok(Some(_)) = squire_tests::http::read_head(&mut stream, &mut rest).await {
-            let left = SIZE - rest.len();
-            rest.clear();
-            if squire_tests::mirror::drain(&mut stream, left as u64).await.is_err() {
-                return;
-            }
-            let _ = stream
-                .write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").as_bytes())
-                .await;
-            let piece = vec![b'x'; 1 << 20];
-            for _ in 0..SIZE >> 20 {
-                if stream.write_all(&piece).await.is_err() {
-                    return;
-                }
-            }
-        }
-    })
-    .await;
-    let files = mesh.pod("files").serves(8080, app.address());
-    let cat = mesh.pod("cat").reaches("files:8080");
-    let (files, cat) = tokio::join!(files.start(), cat.start());
-    let mut client = Client::connect(cat.to("files:8080")).await.unwrap();
-    client
-        .send(&format!(
-            "POST / HTTP/1.1\r\nHost: files\r\nContent-Length: {SIZE}\r\n\r\n"
-        ))
-        .await
-        .unwrap();
-    let piece = vec![b'y'; 1 << 20];
-    for _ in 0..SIZE >> 20 {
-        client.stream.write_all(&piece).await.unwrap();
-    }
-    assert_eq!(client.bare_answer().await.status, 200);
-    let left = SIZE - client.held();
-    squire_tests::mirror::drain(&mut client.stream, left as u64)
-        .await
-        .unwrap();
-    for sidecar in [&files, &cat] {
-        let resident = sidecar.process.resident_kib();
-        assert!(
-            resident < 96 * 1024,
-            "{resident} KiB are resident after {SIZE} bytes each way"
-        );
-    }
-    drop(pair);
-}
-
-#[tokio::test]
 async fn clients_that_drip_their_heads_or_never_read_are_bounded_and_others_are_served() {
     let mesh = Mesh::strict();
-    let app = Mirror::start().await;
-    let db = mesh.pod("db").serves(8080, app.address());
-    let web = mesh.pod("web").reaches("db:8080").set("limits.headTimeout=1s");
-    mesh.start().await;
-    let (db, web) = tokio::join!(db.start(), web.start());
+    let Pair { app: _app, db, web } = Pair::with(&mesh, Mirror::start().await, &["limits.headTimeout=1s"]).await;
     let before = web.process.resident_kib();
     let mut crowd = Vec::new();
     for nth in 0..300 {
@@ -449,4 +369,30 @@ async fn clients_that_drip_their_heads_or_never_read_are_bounded_and_others_are_
     let grown = web.process.resident_kib().saturating_sub(before);
     assert!(grown < 64 * 1024, "{grown} KiB for 300 clients that take their time");
     drop(db);
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_half_behind_its_request_gets_the_whole_response() {
+    let mesh = Mesh::strict();
+    let pair = pair(&mesh, "").await;
+    let mut client = pair.client().await;
+    client
+        .send("POST /held HTTP/1.1\r\nHost: db\r\nContent-Length: 4\r\n\r\nbody")
+        .await
+        .unwrap();
+    client.stream.shutdown().await.unwrap();
+    eventually("the request reached the application", async || {
+        (pair.app.requests() == 1).then_some(())
+    })
+    .await;
+    pair.app.release.notify_waiters();
+    assert_eq!(client.answer().await.text(), "released");
+    assert!(client.is_over().await);
+    pair.db
+        .counts(
+            "squire_requests_total",
+            &[("direction", "inbound"), ("flag", "ok")],
+            1.0,
+        )
+        .await;
 }

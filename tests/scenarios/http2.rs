@@ -4,17 +4,17 @@
 use std::{future::Future, net::SocketAddr, pin::Pin, process::Stdio};
 
 use bytes::Bytes;
-use h2::{RecvStream, client::SendRequest, server::SendResponse};
-use http::{Request, Response};
+use h2::{Reason, client::SendRequest, ext::Protocol};
+use http::{Method, Request};
 use squire_mesh::wire::squire::{
     ReportRequest, ReportResponse,
     report_service_client::ReportServiceClient,
     report_service_server::{ReportService, ReportServiceServer},
 };
 use squire_tests::{
-    Mesh, Sidecar, Signal,
-    apps::{App, serving},
-    eventually, id, in_time, require,
+    Listens, Mesh, Pair, Signal, eventually,
+    http2::{Http2App, client, frame, get, request},
+    id, in_time, require,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -53,70 +53,16 @@ spec:
   - to: [{operation: {paths: ['/echo']}}]
 ";
 
-/// An application that speaks HTTP/2 only: it echoes, and shows who it was told calls.
-async fn app() -> App {
-    serving(|tcp| async move {
-        let Ok(mut connection) = h2::server::handshake(tcp).await else {
-            return;
-        };
-        while let Some(Ok((request, respond))) = connection.accept().await {
-            tokio::spawn(answer(request, respond));
-        }
-    })
-    .await
-}
-
-async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-    let (parts, mut body) = request.into_parts();
-    let mut response = Response::builder().header("x-path", parts.uri.path());
-    if let Some(client) = parts.headers.get("x-forwarded-client-cert") {
-        response = response.header("x-told", client);
-    }
-    let Ok(mut stream) = respond.send_response(response.body(()).unwrap(), false) else {
-        return;
-    };
-    while let Some(Ok(bytes)) = body.data().await {
-        let _ = body.flow_control().release_capacity(bytes.len());
-        if stream.send_data(bytes, false).is_err() {
-            return;
-        }
-    }
-    let mut trailers = http::HeaderMap::new();
-    trailers.insert("grpc-status", "0".parse().unwrap());
-    let _ = stream.send_trailers(trailers);
-}
-
-/// `web` beside `db`, which serves `app`.
-async fn pair(mesh: &Mesh, rules: &str, app: SocketAddr) -> (Sidecar, Sidecar) {
+/// `web` and `db`, where this application serves.
+async fn pair(mesh: &Mesh, rules: &str, app: Http2App) -> Pair<Http2App> {
     mesh.write("rules.yaml", rules);
-    let db = mesh.pod("db").serves(8080, app);
-    let web = mesh.pod("web").reaches("db:8080");
-    mesh.start().await;
-    tokio::join!(web.start(), db.start())
-}
-
-async fn client(to: SocketAddr) -> SendRequest<Bytes> {
-    let tcp = TcpStream::connect(to).await.unwrap();
-    let (send, connection) = h2::client::handshake(tcp).await.unwrap();
-    tokio::spawn(connection);
-    send
-}
-
-fn request(path: &str) -> Request<()> {
-    Request::get(format!("http://db:8080{path}")).body(()).unwrap()
-}
-
-async fn get(client: &mut SendRequest<Bytes>, path: &str) -> Response<RecvStream> {
-    let mut ready = client.clone().ready().await.unwrap();
-    let (response, _) = ready.send_request(request(path), true).unwrap();
-    in_time("a response", response).await.unwrap()
+    Pair::start(mesh, app).await
 }
 
 #[tokio::test]
 async fn curl_and_every_other_client_gets_each_stream_judged_and_counted() {
     let mesh = Mesh::strict();
-    let app = app().await;
-    let (web, db) = pair(&mesh, RULES, app.address()).await;
+    let Pair { app: _app, db, web } = pair(&mesh, RULES, Http2App::start("db").await).await;
     let curl = |path: &str| {
         let mut command = Command::new(require("curl").path());
         command.args([
@@ -189,8 +135,7 @@ impl ReportService for Reports {
 #[tokio::test]
 async fn h2load_finishes_every_request_on_many_streams() {
     let mesh = Mesh::strict();
-    let app = app().await;
-    let (web, db) = pair(&mesh, RULES, app.address()).await;
+    let Pair { app: _app, db, web } = pair(&mesh, RULES, Http2App::start("db").await).await;
     let url = format!("http://{}/open", web.to("db:8080"));
     let mut command = Command::new(require("h2load").path());
     command
@@ -207,8 +152,7 @@ async fn h2load_finishes_every_request_on_many_streams() {
 #[tokio::test]
 async fn a_policy_that_changes_ends_the_streams_it_denies_and_no_others() {
     let mesh = Mesh::strict();
-    let app = app().await;
-    let (web, db) = pair(&mesh, RULES, app.address()).await;
+    let Pair { app: _app, db, web } = pair(&mesh, RULES, Http2App::start("db").await).await;
     let mut client = client(web.to("db:8080")).await;
     let open = async |client: &mut SendRequest<Bytes>, path: &str| {
         let mut ready = client.clone().ready().await.unwrap();
@@ -232,8 +176,7 @@ async fn a_policy_that_changes_ends_the_streams_it_denies_and_no_others() {
 #[tokio::test]
 async fn a_sidecar_that_drains_finishes_the_streams_in_flight() {
     let mesh = Mesh::strict();
-    let app = app().await;
-    let (web, mut db) = pair(&mesh, RULES, app.address()).await;
+    let Pair { app: _app, mut db, web } = pair(&mesh, RULES, Http2App::start("db").await).await;
     let mut client = client(web.to("db:8080")).await;
     let (response, mut there) = client.send_request(request("/echo"), false).unwrap();
     let mut body = in_time("a head", response).await.unwrap().into_body();
@@ -248,8 +191,7 @@ async fn a_sidecar_that_drains_finishes_the_streams_in_flight() {
 #[tokio::test]
 async fn requests_go_on_while_the_identity_is_renewed() {
     let mesh = Mesh::strict();
-    let app = app().await;
-    let (web, db) = pair(&mesh, RULES, app.address()).await;
+    let Pair { app: _app, db, web } = pair(&mesh, RULES, Http2App::start("db").await).await;
     let mut client = client(web.to("db:8080")).await;
     let (response, mut there) = client.send_request(request("/echo"), false).unwrap();
     let mut held = in_time("a head", response).await.unwrap().into_body();
@@ -264,15 +206,6 @@ async fn requests_go_on_while_the_identity_is_renewed() {
     there.send_data(Bytes::from_static(b"old and good"), true).unwrap();
     assert_eq!(in_time("the echo", held.data()).await.unwrap().unwrap(), "old and good");
     drop(db);
-}
-
-/// A frame (RFC 9113 §4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
 }
 
 #[tokio::test]
@@ -292,8 +225,11 @@ async fn floods_are_ended_and_counted_by_reason_while_others_are_served() {
         }),
     ];
     let mesh = Mesh::strict();
-    let app = app().await;
-    let (web, _db) = pair(&mesh, RULES, app.address()).await;
+    let Pair {
+        app: _app,
+        db: _db,
+        web,
+    } = pair(&mesh, RULES, Http2App::start("db").await).await;
     let mut other = client(web.to("db:8080")).await;
     for (reason, round) in floods {
         let (mut read, mut write) = TcpStream::connect(web.to("db:8080")).await.unwrap().into_split();
@@ -312,13 +248,22 @@ async fn floods_are_ended_and_counted_by_reason_while_others_are_served() {
     }
 }
 
+/// An application that a test serves by itself.
+struct At(SocketAddr);
+
+impl Listens for At {
+    fn listens_at(&self) -> SocketAddr {
+        self.0
+    }
+}
+
 type Served = Pin<Box<dyn Future<Output = Result<(), tonic::transport::Error>> + Send>>;
 
 #[tokio::test]
 async fn grpc_calls_pass_and_a_denial_is_permission_denied() {
     let mesh = Mesh::strict();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let served = listener.local_addr().unwrap();
     let incoming = tonic::transport::server::TcpIncoming::from(listener);
     let serving: Served = Box::pin(
         tonic::transport::Server::builder()
@@ -326,7 +271,8 @@ async fn grpc_calls_pass_and_a_denial_is_permission_denied() {
             .serve_with_incoming(incoming),
     );
     let serving = tokio::spawn(serving);
-    let (web, db) = pair(&mesh, RULES, address).await;
+    mesh.write("rules.yaml", RULES);
+    let Pair { db, web, .. } = Pair::start(&mesh, At(served)).await;
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", web.to("db:8080"))).unwrap();
     let channel = in_time("the channel", endpoint.connect()).await.unwrap();
     let mut client = ReportServiceClient::new(channel);
@@ -360,4 +306,92 @@ async fn grpc_calls_pass_and_a_denial_is_permission_denied() {
     )
     .await;
     serving.abort();
+}
+
+#[tokio::test]
+async fn whoever_breaks_off_a_stream_is_told_to_the_other_and_counted_and_its_neighbours_go_on() {
+    let mesh = Mesh::strict();
+    let Pair { app, db, web } = pair(&mesh, RULES, Http2App::start("db").await).await;
+    let mut client = client(web.to("db:8080")).await;
+    let (neighbour, mut there) = client.send_request(request("/other"), false).unwrap();
+    let mut neighbour = in_time("a head", neighbour).await.unwrap().into_body();
+
+    let (response, mut body) = client.send_request(request("/breaks"), false).unwrap();
+    let mut broken = in_time("a head", response).await.unwrap().into_body();
+    body.send_data(Bytes::from_static(b"half"), false).unwrap();
+    let end = in_time("the end", broken.data()).await.expect("it never looks whole");
+    assert_eq!(
+        end.unwrap_err().reason(),
+        Some(Reason::INTERNAL_ERROR),
+        "the server's own code"
+    );
+    let reset = [("direction", "inbound"), ("flag", "upstream_reset")];
+    db.counts("squire_requests_total", &reset, 1.0).await;
+
+    let (_response, mut body) = client.send_request(request("/held"), false).unwrap();
+    body.send_data(Bytes::from_static(b"part"), false).unwrap();
+    eventually("the request is under way", async || (app.requests() == 3).then_some(())).await;
+    body.send_reset(Reason::CANCEL);
+    eventually("the application is told", async || (app.resets() == 1).then_some(())).await;
+    let gone = [("direction", "inbound"), ("flag", "client_gone")];
+    db.counts("squire_requests_total", &gone, 1.0).await;
+
+    there.send_data(Bytes::from_static(b"still here"), true).unwrap();
+    assert_eq!(
+        in_time("the echo", neighbour.data()).await.unwrap().unwrap(),
+        "still here"
+    );
+}
+
+fn websocket(path: &str) -> Request<()> {
+    let mut request = request(path);
+    *request.method_mut() = Method::CONNECT;
+    request.extensions_mut().insert(Protocol::from_static("websocket"));
+    request
+}
+
+#[tokio::test]
+async fn a_websocket_over_http_2_is_judged_as_over_http_1_and_passes_bytes_until_policy_denies_it() {
+    let mesh = Mesh::strict();
+    let rules = RULES.replace(
+        "  - from: [{source: {serviceAccounts: [web]}}]\n",
+        "  - from: [{source: {serviceAccounts: [web]}}]\n    to: [{operation: {methods: [GET]}}]\n",
+    );
+    let Pair { app, db, web } = pair(&mesh, &rules, Http2App::start("db").await).await;
+    let mut client = client(web.to("db:8080")).await;
+    assert_eq!(get(&mut client, "/open").await.status(), 200);
+    assert!(client.is_extended_connect_protocol_enabled());
+    let (response, mut there) = client.send_request(websocket("/echo"), false).unwrap();
+    let response = in_time("a head", response).await.unwrap();
+    assert_eq!(
+        (response.status(), &response.headers()["x-path"]),
+        (http::StatusCode::OK, &"/echo".parse().unwrap())
+    );
+    let mut back = response.into_body();
+    for word in ["frames", "more of them"] {
+        there.send_data(Bytes::from(word), false).unwrap();
+        assert_eq!(in_time("an echo", back.data()).await.unwrap().unwrap(), word);
+    }
+    let requests = app.requests();
+    let (denied, _there) = client.send_request(websocket("/open/../admin/x"), false).unwrap();
+    assert_eq!(in_time("a head", denied).await.unwrap().status(), 403);
+    assert_eq!(app.requests(), requests, "nothing denied reaches the application");
+
+    mesh.write("no-echo.yaml", NO_ECHO);
+    let end = in_time("the end of the WebSocket", back.data()).await;
+    assert!(end.is_none_or(|end| end.is_err()), "cut, not finished");
+    assert_eq!(get(&mut client, "/open").await.status(), 200, "others are not");
+    db.counts("squire_requests_total", &[("flag", "cut"), ("method", "GET")], 1.0)
+        .await;
+}
+
+#[tokio::test]
+async fn a_websocket_over_http_2_that_the_application_does_not_take_is_a_501() {
+    let mesh = Mesh::strict();
+    let Pair { app, db: _db, web } = pair(&mesh, RULES, Http2App::offering("db", false).await).await;
+    let mut client = client(web.to("db:8080")).await;
+    assert_eq!(get(&mut client, "/open").await.status(), 200);
+    let (response, _there) = client.send_request(websocket("/echo"), false).unwrap();
+    assert_eq!(in_time("a head", response).await.unwrap().status(), 501);
+    assert_eq!(app.requests(), 1);
 }

@@ -2,8 +2,10 @@
 //! is named as the sentence it proves, waits for what it proves, and has addresses of its own, so that all run side by side.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
+mod conformance;
 mod connections;
 mod demo;
+mod endurance;
 mod hostile;
 mod http;
 mod http2;

@@ -3,11 +3,13 @@
 
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use squire_mesh::wire::auth::AttributeContext;
 use squire_tests::{
-    Mesh, Sidecar, apps, eventually,
+    Mesh, Pair, Sidecar, apps, eventually,
     http::{Answer, Client},
-    id,
+    http2::{self, Http2App},
+    id, in_time,
     judge::{GrpcJudge, HttpJudge, NO},
     mirror::Mirror,
 };
@@ -15,18 +17,6 @@ use squire_tests::{
 /// Port 0 on the loopback address: any.
 fn anywhere() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
-}
-
-struct Pair {
-    app: Mirror,
-    db: Sidecar,
-    web: Sidecar,
-}
-
-impl Pair {
-    async fn client(&self) -> Client {
-        Client::connect(self.web.to("db:8080")).await.unwrap()
-    }
 }
 
 /// A provider as the mesh config names it (YAML flow mapping).
@@ -57,12 +47,7 @@ fn ask(mesh: &Mesh, provider: &str) {
 
 async fn pair(mesh: &Mesh, provider: &str) -> Pair {
     ask(mesh, provider);
-    let app = Mirror::start().await;
-    let db = mesh.pod("db").serves(8080, app.address());
-    let web = mesh.pod("web").reaches("db:8080");
-    mesh.start().await;
-    let (db, web) = tokio::join!(db.start(), web.start());
-    Pair { app, db, web }
+    Pair::start(mesh, Mirror::start().await).await
 }
 
 async fn get(client: &mut Client, path: &str) -> Answer {
@@ -341,4 +326,114 @@ async fn connections_of_bytes_are_shown_to_a_grpc_provider_once_and_stay_while_o
         .await
         .expect("what was let in stays in");
     assert_eq!(judge.seen().len(), checks, "nobody is asked again about what is open");
+}
+
+#[tokio::test]
+async fn a_client_that_is_silent_and_then_speaks_http_is_asked_about_by_its_requests_alone() {
+    let mesh = Mesh::strict();
+    let judge = GrpcJudge::start(anywhere()).await;
+    judge.lets_bytes_in(false);
+    let pair = pair(&mesh, &provider("grpc", judge.address(), "")).await;
+    let mut client = pair.client().await;
+    eventually(
+        "nobody knows what it will speak, so the application is reached for",
+        async || (pair.app.connections() == 1).then_some(()),
+    )
+    .await;
+    assert_eq!(get(&mut client, "/allow").await.status, 200);
+    assert_eq!(pair.app.connections(), 1, "by the connection that was opened then");
+    let seen = judge.seen();
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    let asked = seen[0]
+        .attributes
+        .clone()
+        .and_then(|asked| asked.request)
+        .and_then(|asked| asked.http);
+    assert_eq!(asked.unwrap().path, "/allow");
+
+    // Bytes of a client that was silent are bytes all the same.
+    let mut client = pair.client().await;
+    eventually("the application is reached for", async || {
+        (pair.app.connections() == 2).then_some(())
+    })
+    .await;
+    client.send("\x01\x02").await.unwrap();
+    assert!(client.is_over().await, "the provider says no");
+    assert_eq!(judge.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn a_provider_is_shown_bodies_of_http_2_too_and_they_are_then_forwarded_whole() {
+    let mesh = Mesh::strict();
+    let judge = HttpJudge::start(anywhere()).await;
+    let body = ", includeRequestBodyInCheck: {maxRequestBytes: 10}";
+    ask(&mesh, &provider("http", judge.address(), body));
+    let Pair { app, db, web } = Pair::start(&mesh, Http2App::start("db").await).await;
+    let client = http2::client(web.to("db:8080")).await;
+    let post = async |path: &str, pieces: &[&'static str], trailers: bool| {
+        let request = http::Request::post(format!("http://db{path}")).body(()).unwrap();
+        let mut ready = client.clone().ready().await.unwrap();
+        let (response, mut sink) = ready.send_request(request, pieces.is_empty()).unwrap();
+        for (nth, piece) in pieces.iter().enumerate() {
+            let last = !trailers && nth + 1 == pieces.len();
+            let _ = sink.send_data(Bytes::from_static(piece.as_bytes()), last);
+        }
+        if trailers {
+            let _ = sink.send_trailers(http::HeaderMap::new());
+        }
+        let response = in_time("a response", response).await.unwrap();
+        let (status, mut body, mut text) = (response.status().as_u16(), response.into_body(), Vec::new());
+        while let Some(Ok(bytes)) = body.data().await {
+            let _ = body.flow_control().release_capacity(bytes.len());
+            text.extend_from_slice(&bytes);
+        }
+        (status, String::from_utf8(text).unwrap())
+    };
+    assert_eq!(
+        post("/a", &["01234", "56789"], false).await,
+        (200, "0123456789".to_owned())
+    );
+    assert!(judge.seen()[0].ends_with("\r\n\r\n0123456789"), "{:?}", judge.seen());
+    assert_eq!(
+        post("/b", &["abc"], true).await,
+        (200, "abc".to_owned()),
+        "trailers after it"
+    );
+    assert!(judge.seen()[1].ends_with("\r\n\r\nabc"), "{:?}", judge.seen());
+    assert_eq!(
+        post("/c", &[], false).await,
+        (200, String::new()),
+        "no body is a body that is there"
+    );
+    assert_eq!(post("/deny", &["body"], false).await, (302, NO.to_owned()));
+    assert_eq!(post("/large", &["01234567890"], false).await.0, 413);
+    assert_eq!(
+        (judge.seen().len(), app.requests()),
+        (4, 3),
+        "nobody is asked about what cannot be shown whole"
+    );
+
+    let partial = ", includeRequestBodyInCheck: {maxRequestBytes: 10, allowPartialMessage: true}";
+    ask(&mesh, &provider("http", judge.address(), partial));
+    let long: &'static str = "0123456789".repeat(60_000).leak();
+    eventually("parts may be shown", async || {
+        let answer = post("/e", &[long, long], false).await;
+        (answer.0 == 200).then(|| assert!(answer.1 == format!("{long}{long}"), "the application gets all of it"))
+    })
+    .await;
+    let seen = judge.seen().pop().unwrap();
+    assert!(seen.ends_with("\r\n\r\n0123456789"), "{seen}");
+
+    // A body that does not come is not waited for forever.
+    drop((db, web));
+    let mesh = Mesh::strict();
+    ask(&mesh, &provider("http", judge.address(), body));
+    let pair = Pair::with(&mesh, Http2App::start("db").await, &["limits.headTimeout=1s"]).await;
+    let mut slow = http2::client(pair.address()).await;
+    let request = http::Request::post("http://db/slow-body").body(()).unwrap();
+    let (response, _sink) = slow.send_request(request, false).unwrap();
+    assert_eq!(in_time("a response", response).await.unwrap().status(), 408);
+    pair.db
+        .counts("squire_http2_refused_total", &[("reason", "slow_body")], 1.0)
+        .await;
 }

@@ -8,25 +8,13 @@ use std::{
 
 use serde_json::{Value, json};
 use squire_tests::{
-    Mesh, Sidecar, eventually,
+    Mesh, Pair, Sidecar, eventually,
     http::{Answer, Client},
     issuer::{Issuer, KeyServer},
     mirror::Mirror,
 };
 
 const ISSUER: &str = "https://issuer.test";
-
-struct Pair {
-    app: Mirror,
-    db: Sidecar,
-    web: Sidecar,
-}
-
-impl Pair {
-    async fn client(&self) -> Client {
-        Client::connect(self.web.to("db:8080")).await.unwrap()
-    }
-}
 
 /// `web` reaches `db`, which takes tokens by these rules (YAML).
 async fn pair(mesh: &Mesh, token_rules: &str) -> Pair {
@@ -37,12 +25,7 @@ async fn pair(mesh: &Mesh, token_rules: &str) -> Pair {
              shop}}\nspec:\n  selector: {{matchLabels: {{app: db}}}}\n  jwtRules:\n{token_rules}"
         ),
     );
-    let app = Mirror::start().await;
-    let db = mesh.pod("db").serves(8080, app.address());
-    let web = mesh.pod("web").reaches("db:8080");
-    mesh.start().await;
-    let (db, web) = tokio::join!(db.start(), web.start());
-    Pair { app, db, web }
+    Pair::start(mesh, Mirror::start().await).await
 }
 
 /// A rule with keys inline and these further fields.
@@ -267,4 +250,83 @@ async fn a_key_server_that_is_down_refuses_tokens_until_it_is_back_and_nothing_a
     .await;
     drop(server);
     assert_eq!(get(&mut client, "/a", Some(&token)).await.status, 200, "keys are kept");
+}
+
+#[tokio::test]
+async fn keys_in_a_file_beside_the_sidecar_are_read_again_when_it_changes() {
+    let mesh = Mesh::strict();
+    let (old, new) = (Issuer::with_key(ISSUER, "old"), Issuer::with_key(ISSUER, "new"));
+    let file = mesh.dir().join("keys.json");
+    let place = |issuer: &Issuer| {
+        let aside = mesh.dir().join("keys.aside");
+        std::fs::write(&aside, issuer.jwks().to_string()).unwrap();
+        std::fs::rename(aside, &file).unwrap();
+    };
+    let rule = format!("  - {{issuer: '{ISSUER}', jwksUri: 'file://{}'}}\n", file.display());
+    let pair = pair(&mesh, &rule).await;
+    let mut client = pair.client().await;
+    let (by_old, by_new) = (old.token(&json!({})), new.token(&json!({})));
+    assert_eq!(
+        get(&mut client, "/a", Some(&by_old)).await.status,
+        401,
+        "no file, no keys"
+    );
+    assert_eq!(get(&mut client, "/a", None).await.status, 200);
+    let mut becomes = async |token: &str, status: u16| {
+        eventually("the file has been read", async || {
+            (get(&mut client, "/a", Some(token)).await.status == status).then_some(())
+        })
+        .await;
+    };
+    place(&old);
+    becomes(&by_old, 200).await;
+    place(&new);
+    becomes(&by_new, 200).await;
+    becomes(&by_old, 401).await;
+    std::fs::write(&file, "{").unwrap();
+    eventually("the file has been found unreadable", async || {
+        assert_eq!(
+            get(&mut client, "/a", Some(&by_new)).await.status,
+            200,
+            "the last good keys stay"
+        );
+        (pair
+            .db
+            .figure("squire_jwt_key_fetches_total", &[("result", "failure")])
+            .await
+            >= 2.0)
+            .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn keys_are_found_by_the_issuers_own_discovery_document_and_only_by_its_own() {
+    let mesh = Mesh::strict();
+    let address = SocketAddr::new(mesh.address("keys"), 8000);
+    let name: &'static str = format!("http://{address}/realm").leak();
+    let (issuer, forger) = (Issuer::new(name), Issuer::new(name));
+    let document = |of: &str| json!({"issuer": of, "jwks_uri": format!("http://{address}/certs")});
+    let pages = |of: &str| {
+        [
+            ("/realm/.well-known/openid-configuration", document(of)),
+            ("/certs", issuer.jwks()),
+        ]
+    };
+    let server = KeyServer::serving(address, &pages("http://somebody.else")).await;
+    let pair = pair(&mesh, &format!("  - {{issuer: '{name}'}}\n")).await;
+    let mut client = pair.client().await;
+    let token = issuer.token(&json!({}));
+    assert_eq!(
+        get(&mut client, "/a", Some(&token)).await.status,
+        401,
+        "a document of another issuer"
+    );
+    server.pages(&pages(name));
+    eventually("the keys are found", async || {
+        (get(&mut client, "/a", Some(&token)).await.status == 200).then_some(())
+    })
+    .await;
+    let forged = forger.token(&json!({}));
+    assert_eq!(get(&mut client, "/a", Some(&forged)).await.status, 401);
 }

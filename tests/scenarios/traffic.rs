@@ -3,11 +3,14 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use http::StatusCode;
 use squire_tests::{
     Mesh, Sidecar, Signal,
     backend::Backend,
     eventually,
     http::{Answer, Client},
+    http2::{self, Http2App},
+    in_time,
 };
 
 /// A Service of pods with this tier, reached on port 80.
@@ -367,4 +370,149 @@ async fn endpoints_of_the_own_zone_are_used_while_there_are_any() {
         (answer.field("x-backend") == Some("two")).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn one_try_that_takes_too_long_is_made_again_elsewhere_within_the_time_of_the_request() {
+    let mesh = Mesh::strict();
+    route(
+        &mesh,
+        "  - timeouts: {request: 20s, backendRequest: 500ms}\n    retry: {codes: [504], attempts: 1, backoff: 1ms}\n    \
+         backendRefs: [{name: front, port: 80}]\n",
+    );
+    let shop = shop(
+        &mesh,
+        "squire.mesh/prefer-zone: 'false', squire.mesh/eject-after: never",
+    )
+    .await;
+    shop.one.takes(Duration::from_secs(600));
+    let mut client = shop.client().await;
+    eventually("the slow one was tried first, and the other has answered", async || {
+        let before = shop.one.requests();
+        let answer = get(&mut client, "/").await;
+        assert_eq!(
+            (answer.status, answer.field("x-backend")),
+            (200, Some("two")),
+            "{}",
+            answer.head
+        );
+        (shop.one.requests() > before).then_some(())
+    })
+    .await;
+    shop.counts("squire_retries_total", ("result", "sent")).await;
+    // With nobody left to answer in time it is the time of one try, not of the request, that ends it.
+    shop.two.takes(Duration::from_secs(600));
+    let mut client = shop.client().await;
+    assert_eq!(get(&mut client, "/").await.status, 504);
+    let late = [("direction", "outbound"), ("status", "504"), ("flag", "timeout")];
+    shop.web.counts("squire_requests_total", &late, 1.0).await;
+}
+
+/// `web` and two instances of `front` that speak HTTP/2.
+async fn shop2(mesh: &Mesh, annotations: &str) -> ([Http2App; 2], [Sidecar; 3]) {
+    service(mesh, "front", annotations);
+    let apps = [Http2App::start("one").await, Http2App::start("two").await];
+    let (first, second) = (mesh.pod("one"), mesh.pod("two"));
+    let web = mesh.pod("web").reaches("front.shop:80");
+    member(mesh, "one", "front", true, "a");
+    member(mesh, "two", "front", true, "b");
+    member(mesh, "web", "web", true, "a");
+    mesh.start().await;
+    let (first, second, web) = tokio::join!(
+        first.serves(8080, apps[0].address()).start(),
+        second.serves(8080, apps[1].address()).start(),
+        web.start()
+    );
+    (apps, [web, first, second])
+}
+
+#[tokio::test]
+async fn a_status_that_the_route_does_not_want_is_tried_again_elsewhere_over_http_2_too() {
+    let mesh = Mesh::strict();
+    route(
+        &mesh,
+        "  - matches: [{path: {type: PathPrefix, value: /again}}]\n    retry: {codes: [503], attempts: 2, backoff: \
+         1ms}\n    backendRefs: [{name: front, port: 80}]\n  - backendRefs: [{name: front, port: 80}]\n",
+    );
+    let ([one, two], [web, _first, _second]) = shop2(
+        &mesh,
+        "squire.mesh/prefer-zone: 'false', squire.mesh/eject-after: never",
+    )
+    .await;
+    let mut client = http2::client(web.to("front.shop:80")).await;
+    one.answers(503);
+    for _ in 0..20 {
+        let answer = http2::get(&mut client, "/again").await;
+        assert_eq!(
+            (answer.status(), &answer.headers()["x-backend"]),
+            (StatusCode::OK, &"two".parse().unwrap())
+        );
+    }
+    assert!(one.requests() > 0, "and the other was asked before");
+    web.counts("squire_retries_total", &[("result", "sent")], 1.0).await;
+    let (before, mut failed) = (one.requests() + two.requests(), 0);
+    for _ in 0..20 {
+        failed += usize::from(http2::get(&mut client, "/plain").await.status() == 503);
+    }
+    assert!(failed > 0, "without a word of the route the status is the answer");
+    assert_eq!(one.requests() + two.requests(), before + 20);
+    // A body that has been sent cannot be sent again.
+    two.answers(503);
+    let before = one.requests() + two.requests();
+    let post = http::Request::post("http://front/again").body(()).unwrap();
+    let mut ready = client.clone().ready().await.unwrap();
+    let (response, mut sink) = ready.send_request(post, false).unwrap();
+    sink.send_data("body".into(), true).unwrap();
+    assert_eq!(in_time("a response", response).await.unwrap().status(), 503);
+    assert_eq!(one.requests() + two.requests(), before + 1);
+}
+
+#[tokio::test]
+async fn a_grpc_route_leads_calls_by_service_and_method_and_no_others() {
+    let mesh = Mesh::strict();
+    mesh.write(
+        "route.yaml",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: front, namespace: shop}\nspec:\n  \
+         parentRefs: [{group: '', kind: Service, name: front, port: 80}]\n  rules:\n  - matches:\n    - {method: {service: \
+         shop.Orders, method: Place}, headers: [{name: x-team, value: a}]}\n    filters: [{type: RequestHeaderModifier, \
+         requestHeaderModifier: {set: [{name: x-via, value: mesh}]}}]\n    backendRefs: [{name: canary, port: 80}]\n  - \
+         backendRefs: [{name: front, port: 80}]\n",
+    );
+    service(&mesh, "canary", "");
+    let app = Http2App::start("canary").await;
+    let pod = mesh.pod("canary").serves(8080, app.address());
+    member(&mesh, "canary", "canary", true, "a");
+    let (_apps, [web, _first, _second]) = shop2(&mesh, "").await;
+    let _pod = pod.start().await;
+    let client = http2::client(web.to("front.shop:80")).await;
+    let call = async |path: &str, team: &str| {
+        let request = http::Request::post(format!("http://front{path}"))
+            .header("content-type", "application/grpc")
+            .header("x-team", team)
+            .body(())
+            .unwrap();
+        let mut ready = client.clone().ready().await.unwrap();
+        let (response, _) = ready.send_request(request, true).unwrap();
+        let response = in_time("a response", response).await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.headers()["x-backend"].to_str().unwrap().to_owned()
+    };
+    eventually("the canary is reached", async || {
+        (call("/shop.Orders/Place", "a").await == "canary").then_some(())
+    })
+    .await;
+    for (path, team) in [
+        ("/shop.Orders/Place", "b"),
+        ("/shop.Orders/Cancel", "a"),
+        ("/shop.Order/Place", "a"),
+        ("/shop.Orders/place", "a"),
+    ] {
+        assert_ne!(call(path, team).await, "canary", "{path} {team}");
+    }
+    let by_route = [
+        ("direction", "outbound"),
+        ("route", "GRPCRoute shop/front"),
+        ("grpc_status", "0"),
+    ];
+    web.counts("squire_requests_total", &by_route, 1.0).await;
 }

@@ -3,6 +3,7 @@
 
 mod destinations;
 mod protocols;
+mod requests;
 
 use std::io::Write as _;
 

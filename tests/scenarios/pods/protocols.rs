@@ -15,7 +15,7 @@ fn mesh(strict: bool) -> Mesh {
 }
 
 /// Waits until everything sent so far has been captured.
-async fn all_has_crossed(capture: &Capture, from: &ClusterPod<'_>, to: &ClusterPod<'_>) {
+pub(super) async fn all_has_crossed(capture: &Capture, from: &ClusterPod<'_>, to: &ClusterPod<'_>) {
     from.tries("python3", &["-c", MARK, &to.v4(), "all has crossed"])
         .await
         .unwrap();
@@ -245,8 +245,8 @@ async fn a_postgres_client_which_speaks_first_gets_through_plain_and_with_tls_of
     }
 }
 
-/// nginx on ports 8080 (plain) and 8443 (TLS of its own) of a pod.
-async fn nginx(pod: &ClusterPod<'_>) -> Process {
+/// nginx on ports 8080 (plain), 8081 (HTTP/2 with prior knowledge) and 8443 (TLS of its own) of a pod.
+pub(super) async fn nginx(pod: &ClusterPod<'_>) -> Process {
     let dir = pod.dir();
     own_certificate(&dir);
     let at = dir.display();
@@ -255,7 +255,8 @@ async fn nginx(pod: &ClusterPod<'_>) -> Process {
          off;\n  client_body_temp_path {at}/body; proxy_temp_path {at}/proxy; fastcgi_temp_path {at}/fastcgi;\n  \
          uwsgi_temp_path {at}/uwsgi; scgi_temp_path {at}/scgi;\n  server {{\n    listen 8080; listen [::]:8080;\n    \
          listen 8443 ssl; listen [::]:8443 ssl;\n    ssl_certificate {at}/own.crt; ssl_certificate_key \
-         {at}/own.key;\n    location / {{ return 200 \"nginx on $server_addr by $scheme\\n\"; }}\n  }}\n}}\n"
+         {at}/own.key;\n    location / {{ return 200 \"nginx on $server_addr by $scheme\\n\"; }}\n  }}\n  server {{\n    listen 8081 http2; \
+         listen [::]:8081 http2;\n    location / {{ return 200 \"nginx by http/2\\n\"; }}\n  }}\n}}\n"
     );
     fs::write(dir.join("nginx.conf"), config).unwrap();
     let server = require("nginx");
