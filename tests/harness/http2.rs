@@ -83,6 +83,7 @@ impl Http2App {
 }
 
 async fn serve(tcp: TcpStream, websockets: bool, control: Arc<Control>) {
+    let _ = tcp.set_nodelay(true);
     let mut builder = h2::server::Builder::new();
     if websockets {
         builder.enable_connect_protocol();
@@ -171,6 +172,7 @@ pub async fn send(stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> Result<()
 /// A client's connection.
 pub async fn client(to: SocketAddr) -> SendRequest<Bytes> {
     let tcp = TcpStream::connect(to).await.unwrap();
+    tcp.set_nodelay(true).unwrap();
     let (send, connection) = h2::client::handshake(tcp).await.unwrap();
     tokio::spawn(connection);
     send

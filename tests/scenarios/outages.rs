@@ -52,8 +52,10 @@ async fn a_control_plane_killed_and_started_again_costs_none_of_a_thousand_open_
     let mesh = Mesh::strict();
     mesh.allow("only-web", "db", &["web"]);
     let echo = apps::echo().await;
-    let db = mesh.pod("db").serves(5432, echo.address());
-    let web = mesh.pod("web").reaches("db:5432");
+    // A thousand handshakes at once may take their time on a busy machine.
+    let patient = ["limits.handshakeTimeout=1m", "limits.connectTimeout=1m"];
+    let db = mesh.pod("db").serves(5432, echo.address()).set(patient[0]);
+    let web = mesh.pod("web").reaches("db:5432").set(patient[0]).set(patient[1]);
     mesh.start().await;
     let (db, web) = tokio::join!(db.start(), web.start());
 
