@@ -8,7 +8,11 @@
     reason = "a benchmark may fail"
 )]
 
-use std::{hint::black_box, sync::Arc, time::Duration};
+use std::{
+    hint::black_box,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use serde_json::{Value, json};
@@ -18,27 +22,43 @@ use squire_control::{
     tables::Tables,
 };
 use squire_mesh::{
-    policy::{Connection, Destination, Endpoint, Http, Principal, Protocol, Request, Source, Table, decide_inbound},
+    policy::{Connection, Destination, Http, Principal, Request, Source, Table, decide_inbound},
     spiffe::{SpiffeId, TrustDomain},
     workload::{Interner, LabelSet, Transport, Workload, WorkloadUid},
 };
 
-struct Pod;
-
-impl Endpoint for Pod {
-    fn namespace(&self) -> &str {
-        "client"
-    }
-    fn label(&self, key: &str) -> Option<&str> {
-        (key == "app").then_some("client-9")
-    }
-    fn namespace_label(&self, key: &str) -> Option<&str> {
-        (key == "kubernetes.io/metadata.name").then_some("client")
-    }
-    fn named_port(&self, _name: &str, _protocol: Protocol) -> Option<u16> {
-        None
+/// A workload as the table of workloads has it: interned labels, as many as pods of a Deployment usually carry.
+fn workload(namespace: &str, app: &str) -> Workload {
+    let domain: TrustDomain = "cluster.local".parse().unwrap();
+    let mut interner = Interner::default();
+    Workload {
+        uid: WorkloadUid::pod(namespace, app),
+        namespace: namespace.into(),
+        name: app.into(),
+        identity: Some(SpiffeId::workload(&domain, namespace, "web").unwrap()),
+        addresses: [].into(),
+        transport: Transport::Squire,
+        plaintext_ports: None,
+        host_network: false,
+        ready: true,
+        labels: interner.labels([
+            ("app", app),
+            ("app.kubernetes.io/name", app),
+            ("app.kubernetes.io/part-of", "shop"),
+            ("pod-template-hash", "6d4b75cb6d"),
+            ("version", "v1"),
+        ]),
+        namespace_labels: interner.labels([("kubernetes.io/metadata.name", namespace), ("team", "front")]),
+        ports: [].into(),
+        services: [].into(),
+        node: None,
+        zone: None,
+        owner: None,
     }
 }
+
+static CLIENT: LazyLock<Workload> = LazyLock::new(|| workload("client", "client-9"));
+static DB: LazyLock<Workload> = LazyLock::new(|| workload("shop", "db"));
 
 fn object(kind: &str, namespace: &str, name: &str, spec: &Value) -> Object {
     let version = if kind == "NetworkPolicy" {
@@ -127,12 +147,12 @@ fn db() -> Subject<'static> {
 }
 
 fn connection() -> Request<'static> {
-    let source = Source::workload("10.0.0.9".parse().unwrap(), &Pod)
+    let source = Source::workload("10.0.0.9".parse().unwrap(), &*CLIENT)
         .with_principal(Principal::new("spiffe://cluster.local/ns/client/sa/web"));
     let destination = Destination {
         ip: "10.0.1.1".parse().unwrap(),
         port: 8080,
-        workload: Some(&Pod),
+        workload: Some(&*DB),
     };
     Request::connection(
         source,
@@ -290,6 +310,7 @@ fn updating(c: &mut Criterion) {
             std::mem::swap(&mut workloads[4321].labels, &mut other);
             let update = tables.update(&objects, workloads.iter_mut());
             assert!(update.compiled <= 1, "its own table, or that of its siblings");
+            assert_eq!(update.touched, 1, "and nobody else's");
             update
         });
     });

@@ -4,7 +4,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use squire_mesh::{
@@ -62,7 +65,9 @@ pub struct Tables {
     /// What is compiled, by what tells workloads apart for policy.
     compiled: HashMap<Key, Arc<Compiled>>,
     /// What was last made for each workload.
-    resources: HashMap<Arc<str>, (Arc<Compiled>, Resource)>,
+    served: HashMap<Arc<str>, Served>,
+    /// Counts up with every update.
+    round: u64,
 }
 
 /// What came of an update.
@@ -73,6 +78,9 @@ pub struct Update {
     pub problems: Vec<Problem>,
     /// How many tables had to be compiled.
     pub compiled: usize,
+    /// How many workloads got a table that they did not have before. Of the others nothing was read but what tells
+    /// workloads apart for policy.
+    pub touched: usize,
 }
 
 type Id = (PolicyKind, String, String);
@@ -93,6 +101,17 @@ struct Key {
 struct Compiled {
     content: Content,
     plaintext_ports: Option<PlaintextPorts>,
+    /// A change concerns it: whoever has it needs another.
+    outdated: AtomicBool,
+}
+
+/// What was last made for a workload.
+struct Served {
+    key: Key,
+    table: Arc<Compiled>,
+    resource: Resource,
+    /// The update that saw the workload last.
+    round: u64,
 }
 
 impl Tables {
@@ -106,7 +125,8 @@ impl Tables {
             odd: Vec::new(),
             objects: HashMap::new(),
             compiled: HashMap::new(),
-            resources: HashMap::new(),
+            served: HashMap::new(),
+            round: 0,
         };
         tables.start_over(Vec::new());
         tables
@@ -122,9 +142,13 @@ impl Tables {
         }
         let concern = self.take_in(&policies);
         if !concern.is_empty() {
-            self.compiled.retain(|key, _| !concern.concerns(&key.subject()));
+            self.compiled.retain(|key, table| {
+                let stays = !concern.concerns(&key.subject());
+                table.outdated.fetch_or(!stays, Ordering::Relaxed);
+                stays
+            });
         }
-        let (resources, compiled) = self.serve(workloads);
+        let (resources, compiled, touched) = self.serve(workloads);
         // What no workload needs any more is held by nobody else.
         self.compiled.retain(|_, table| Arc::strong_count(table) > 1);
         let kept = policies.iter().filter_map(|object| self.objects.get(&id(object)?));
@@ -133,6 +157,7 @@ impl Tables {
             resources,
             problems: problems.cloned().collect(),
             compiled,
+            touched,
         }
     }
 
@@ -147,6 +172,7 @@ impl Tables {
         self.set = PolicySet::from_objects([], config).0;
         self.objects.clear();
         self.compiled.clear();
+        self.served.clear();
         (self.settings, self.odd) = (settings, odd);
     }
 
@@ -176,36 +202,68 @@ impl Tables {
         concern
     }
 
-    /// The resource of each workload, and how many tables that took.
-    fn serve<'w>(&mut self, workloads: impl Iterator<Item = &'w mut Workload>) -> (Vec<Resource>, usize) {
-        let (mut resources, mut compiled) = (Vec::new(), 0);
-        let mut held = std::mem::take(&mut self.resources);
+    /// The resource of each workload; how many tables had to be compiled, and how many workloads were touched.
+    fn serve<'w>(&mut self, workloads: impl Iterator<Item = &'w mut Workload>) -> (Vec<Resource>, usize, usize) {
+        let (mut resources, mut compiled, mut touched) = (Vec::with_capacity(self.served.len()), 0, 0);
+        self.round += 1;
         for workload in workloads.filter(|workload| workload.identity.is_some()) {
-            let key = Key::of(workload);
-            let table = match self.compiled.get(&key) {
-                Some(table) => Arc::clone(table),
-                None => {
-                    compiled += 1;
-                    let table = Arc::new(Compiled::new(&self.set, &key));
-                    self.compiled.insert(key, Arc::clone(&table));
-                    table
-                }
+            let name = workload.uid.to_shared();
+            let kept = self.served.get_mut(&name).filter(|served| served.fits(workload));
+            let served = if let Some(served) = kept {
+                served.round = self.round;
+                &*served
+            } else {
+                touched += 1;
+                let served = self.make(Key::of(workload), &name, &mut compiled);
+                self.served.entry(name).insert_entry(served).into_mut()
             };
-            workload.plaintext_ports = table
+            workload.plaintext_ports = served
+                .table
                 .plaintext_ports
                 .as_ref()
                 .filter(|_| workload.transport.is_mtls())
                 .map(|ports| Box::new(ports.clone()));
-            let name = workload.uid.to_shared();
-            let resource = match held.remove(&name) {
-                Some((before, resource)) if Arc::ptr_eq(&before, &table) => resource,
-                _ => Resource::with(Kind::Policy, Arc::clone(&name), &table.content),
-            };
-            resources.push(resource.clone());
-            self.resources.insert(name, (table, resource));
+            resources.push(served.resource.clone());
         }
-        (resources, compiled)
+        if self.served.len() > resources.len() {
+            self.served.retain(|_, served| served.round == self.round);
+        }
+        (resources, compiled, touched)
     }
+
+    /// The table of a workload that has none yet, or another one; shared with those that policy cannot tell from it.
+    fn make(&mut self, key: Key, name: &Arc<str>, compiled: &mut usize) -> Served {
+        let table = match self.compiled.get(&key) {
+            Some(table) => Arc::clone(table),
+            None => {
+                *compiled += 1;
+                let table = Arc::new(Compiled::new(&self.set, &key));
+                self.compiled.insert(key.clone(), Arc::clone(&table));
+                table
+            }
+        };
+        Served {
+            resource: Resource::with(Kind::Policy, Arc::clone(name), &table.content),
+            round: self.round,
+            key,
+            table,
+        }
+    }
+}
+
+impl Served {
+    /// Whether it is still what the workload needs.
+    fn fits(&self, workload: &Workload) -> bool {
+        let selectable = is_selectable(workload);
+        // Namespaces and labels are shared: mostly this compares pointers.
+        let same = self.key.namespace == workload.namespace && self.key.labels == workload.labels;
+        same && self.key.selectable == selectable && !self.table.outdated.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether NetworkPolicies can select it.
+fn is_selectable(workload: &Workload) -> bool {
+    !workload.host_network && workload.uid.kind() != UidKind::Address
 }
 
 impl Key {
@@ -213,7 +271,7 @@ impl Key {
         Self {
             namespace: Arc::clone(&workload.namespace),
             labels: workload.labels.clone(),
-            selectable: !workload.host_network && workload.uid.kind() != UidKind::Address,
+            selectable: is_selectable(workload),
         }
     }
 
@@ -232,6 +290,7 @@ impl Compiled {
         Self {
             plaintext_ports: table.mutual_tls.plaintext_ports(),
             content: Content::of(&wire::Policy::from(&table)),
+            outdated: AtomicBool::new(false),
         }
     }
 }

@@ -18,8 +18,8 @@ use squire_control::{
     policy::{MeshConfig, PolicySet, Subject},
 };
 use squire_mesh::policy::{
-    Answer, Answers, Connection, Destination, Endpoint, Http, Principal, Protocol, Request, Source, Table, decide,
-    decide_connection, decide_inbound, decide_outbound,
+    Answer, Answers, Connection, Destination, Endpoint, Http, LabelBits, Principal, Protocol, Request, Source, Table,
+    authorize, decide, decide_connection, decide_inbound, decide_outbound, egress, gates, ingress, peer_authentication,
 };
 use squire_mesh::wire::squire as wire;
 
@@ -177,6 +177,10 @@ impl Endpoint for Pod {
     fn named_port(&self, name: &str, _protocol: Protocol) -> Option<u16> {
         (name == "http").then_some(8080)
     }
+
+    fn label_bits(&self) -> LabelBits {
+        LabelBits::of(self.0, [("app", self.1)], [("team", self.0)])
+    }
 }
 
 struct Says(Answer);
@@ -260,7 +264,16 @@ fn a_decoded_table_of_ten_policies_with_ten_rules_each_holds_at_most_64_kib() {
              spec:\n  rules:\n{rules}---\n"
         )
     };
-    let manifest = Manifest::parse("test", &(0..10).map(policy).collect::<String>());
+    let (held, bytes) = held_by_policies(&(0..10).map(policy).collect::<String>());
+    assert!(
+        (10_000..=64 * 1024).contains(&held),
+        "{held} bytes, {bytes} on the wire"
+    );
+}
+
+/// The bytes that the decoded table of a workload of `shop` under these ten policies holds, and those of the message.
+fn held_by_policies(text: &str) -> (isize, usize) {
+    let manifest = Manifest::parse("test", text);
     let (set, problems) = PolicySet::from_objects(&manifest.objects, MeshConfig::default());
     assert_eq!((problems.len(), set.len()), (0, 10));
     let table = set.compile(&Subject {
@@ -271,11 +284,84 @@ fn a_decoded_table_of_ten_policies_with_ten_rules_each_holds_at_most_64_kib() {
     let bytes = wire::Policy::from(&table).encode_to_vec();
     let (held, decoded) = held(|| Table::try_from(wire::Policy::decode(&*bytes).unwrap()).unwrap());
     assert_eq!(decoded, table);
+    (held, bytes.len())
+}
+
+#[test]
+fn a_decoded_table_of_ten_network_policies_with_ten_rules_each_holds_at_most_64_kib() {
+    let rule = |n: usize| {
+        format!(
+            "  - from: [{{namespaceSelector: {{matchLabels: {{team: front}}}}, podSelector: {{matchLabels: {{app: web-{n}}}}}}}]\n\
+             \x20   ports: [{{port: 8080}}]\n"
+        )
+    };
+    let rules: String = (0..10).map(rule).collect();
+    let policy = |p: usize| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p{p}, namespace: shop}}\n\
+             spec:\n  podSelector: {{}}\n  ingress:\n{rules}---\n"
+        )
+    };
+    let (held, bytes) = held_by_policies(&(0..10).map(policy).collect::<String>());
     assert!(
         (10_000..=64 * 1024).contains(&held),
-        "{held} bytes, {} on the wire",
-        bytes.len()
+        "{held} bytes, {bytes} on the wire"
     );
+}
+
+/// What every way to ask says of a request, and how often that took memory.
+fn asked_in_every_way(source: &Table, destination: &Table, request: &Request<'_>) -> usize {
+    type Ask<'a> = &'a dyn Fn() -> bool;
+    let ways: [(&str, Ask<'_>); 11] = [
+        ("decide", &|| {
+            decide(Some(source), Some(destination), request).is_allowed()
+        }),
+        ("decide_inbound", &|| decide_inbound(destination, request).is_allowed()),
+        ("decide_outbound", &|| decide_outbound(source, request).is_allowed()),
+        ("decide_connection", &|| {
+            matches!(
+                decide_connection(destination, request),
+                squire_mesh::policy::OnConnection::PerRequest
+            )
+        }),
+        ("gates", &|| {
+            gates(Some(source), Some(destination), request)
+                .into_decision()
+                .is_allowed()
+        }),
+        ("egress", &|| egress(source, request).is_allowed()),
+        ("ingress", &|| ingress(destination, request).is_allowed()),
+        ("peer_authentication", &|| {
+            peer_authentication(destination, request).is_allowed()
+        }),
+        ("authorize", &|| authorize(destination, request).is_allowed()),
+        ("providers_to_ask", &|| {
+            destination.providers_to_ask(request).count() > 0
+        }),
+        ("needs_http", &|| destination.needs_http(request.destination.port)),
+    ];
+    for (way, ask) in ways {
+        let (memory, _) = taken(ask);
+        assert_eq!(memory, 0, "{way}");
+    }
+    ways.len()
+}
+
+#[test]
+fn no_way_to_ask_takes_memory() {
+    let (web, db) = (table("web", "front", "bytes"), table("db", "shop", "http"));
+    let claims = claims();
+    let tenant = [("X-Tenant", "tenant-7")];
+    let mut asked = 0;
+    for port in [5432, 8080, 9090, 80] {
+        for (pod, id) in [(WEB, WEB_ID), (WEB, OTHER_ID), (WEB, None), (BAD, WEB_ID)] {
+            let bytes = to(port, pod, id).with_answers(&Says(Answer::Allow));
+            asked += asked_in_every_way(&web, &db, &bytes);
+            let http = Http::new("GET", Some("/orders/42/items?page=1"), "shop", &tenant).with_claims(&claims);
+            asked += asked_in_every_way(&db, &db, &bytes.with_http(http));
+        }
+    }
+    assert_eq!(asked, 4 * 4 * 2 * 11);
 }
 
 #[test]

@@ -153,3 +153,74 @@ fn a_port_in_mode_disable_is_asked_about_as_its_clients_reach_it() {
         "{explanation:?}"
     );
 }
+
+#[test]
+fn a_denial_by_labels_shows_the_labels_that_were_asked_for() {
+    let denied = ask(connection("shop/batch-1", "shop/db-1:5432")).unwrap();
+    assert_eq!(denied.verdict, "DENY");
+    let failed = &denied.nearest[0].failed[0];
+    assert!(failed.contains("role=web"), "{failed}");
+    assert!(failed.contains("with role=batch in namespace shop"), "{failed}");
+}
+
+#[test]
+fn a_missing_or_different_header_is_shown_as_it_is() {
+    let policy = r#"
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: tenants, namespace: shop}
+spec:
+  selector: {matchLabels: {role: batch}}
+  rules: [{when: [{key: "request.headers[x-tenant]", values: [acme]}]}]
+"#;
+    let world = World::from_manifest(&Manifest::parse("shop.yaml", &format!("{SHOP}{policy}"))).unwrap();
+    let asked = |headers: &[(&str, &str)]| {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let http = HttpQuestion {
+            method: "GET".to_owned(),
+            path: "/".to_owned(),
+            host: "batch".to_owned(),
+            headers: headers.collect(),
+        };
+        let question = Question {
+            http: Some(http),
+            ..connection("shop/web-1", "shop/batch-1:80")
+        };
+        world.why(&question).unwrap().nearest[0].failed.join("; ")
+    };
+    assert!(
+        asked(&[]).contains("header x-tenant acme, but there is none"),
+        "{}",
+        asked(&[])
+    );
+    let other = asked(&[("x-tenant", "a"), ("x-tenant", "b")]);
+    assert!(other.contains(r#"but it is "a", "b""#), "{other}");
+}
+
+#[test]
+fn a_provider_that_has_a_say_is_noted_and_not_asked() {
+    let policy = r#"
+---
+apiVersion: squire.mesh/v1
+kind: MeshConfig
+metadata: {name: mesh}
+spec: {extensionProviders: {judge: {type: grpc, service: judge.auth, port: 9000}}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ask, namespace: shop}
+spec: {selector: {matchLabels: {role: batch}}, action: CUSTOM, provider: {name: judge}, rules: [{}]}
+"#;
+    let world = World::from_manifest(&Manifest::parse("shop.yaml", &format!("{SHOP}{policy}"))).unwrap();
+    let answer = world.why(&connection("shop/web-1", "shop/batch-1:80")).unwrap();
+    assert_eq!(answer.verdict, "ALLOW");
+    assert_eq!(answer.by.as_deref(), Some("AuthorizationPolicy shop/ask rule 0"));
+    assert!(
+        answer.notes.iter().any(|note| note.contains("judge")),
+        "{:?}",
+        answer.notes
+    );
+}

@@ -1,6 +1,8 @@
 //! The messages that cross a process boundary, as generated from `proto/`. They end at the door: every room turns them
 //! into domain types with `TryFrom` before it uses them. No meaning lives here.
 
+use std::time::Duration;
+
 /// The generated modules, nested as their protobuf packages are.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)]
 mod generated {
@@ -21,3 +23,8 @@ pub use generated::google::rpc;
 pub use generated::istio::v1::auth as ca;
 /// `squire.v1`: our own resources and reports.
 pub use generated::squire::v1 as squire;
+
+/// How durations are written.
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

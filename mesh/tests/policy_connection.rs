@@ -144,10 +144,7 @@ fn a_provider_judges_each_request_whatever_its_policy_looks_at() {
 #[test]
 fn a_network_or_transport_denial_holds_for_every_request() {
     let mut isolated = with(Action::Allow, [method("GET")]);
-    let nobody = NetworkPolicy {
-        object: ObjectRef::new(Kind::NetworkPolicy, "shop", "none"),
-        rules: [].into(),
-    };
+    let nobody = NetworkPolicy::new(ObjectRef::new(Kind::NetworkPolicy, "shop", "none"), [].into());
     isolated.ingress = NetworkGate::Isolated([Arc::new(nobody)].into());
     assert_eq!(decided(&isolated).why, Why::IngressNotAllowed);
     let mut disabled = with(Action::Allow, [method("GET")]);

@@ -148,14 +148,32 @@ fn rule(node: &Node<'_>, scope: &Scope<'_>, report: &mut Report<'_>) -> Rule {
         when.extend(condition::when(&entry, scope, report));
     }
     let rule = Rule::new(sources, operations, when.into());
-    if scope.action == Action::Deny && rule.is_http_only() && !restricts_ports(&rule) {
-        report.warn(
-            &node.path,
-            "denies all traffic of ports that do not carry HTTP, because HTTP attributes are ignored there",
-            "add the ports it is meant for to to.operation.ports",
-        );
-    }
+    warn_of_bytes(&rule, &node.path, scope, report);
     rule
+}
+
+/// Spec §3.10: what HTTP-only fields do on ports that do not carry HTTP is not what most people expect.
+fn warn_of_bytes(rule: &Rule, path: &str, scope: &Scope<'_>, report: &mut Report<'_>) {
+    match scope.action {
+        Action::Deny if rule.is_http_only() && !restricts_ports(rule) => report.warn(
+            path,
+            "on ports that do not carry HTTP it denies whatever its other fields match, because HTTP attributes are \
+             ignored there",
+            "add the ports it is meant for to to.operation.ports",
+        ),
+        Action::Allow if is_mixed(rule.sources()) || is_mixed(rule.operations()) => report.warn(
+            path,
+            "on ports that do not carry HTTP it never matches, its items without HTTP attributes included",
+            "write the items without HTTP attributes into a rule of their own",
+        ),
+        _ => {}
+    }
+}
+
+/// Whether some of the items could match bytes and others could not.
+fn is_mixed(items: &[Conditions]) -> bool {
+    let http_only = |item: &Conditions| item.iter().any(|condition| condition.attribute.is_http_only());
+    items.iter().any(http_only) && !items.iter().all(http_only)
 }
 
 /// The items of `from` or `to`. An empty list, and an item without content, are errors (spec §3.3.13).

@@ -2,20 +2,19 @@
 
 use std::time::Duration;
 
-use super::report::{Node, Report};
+use super::report::{Fields, Report};
 
-/// The duration in a field; anything else is an error.
-pub(super) fn read(node: &Node<'_>, report: &mut Report<'_>) -> Option<Duration> {
+/// The field `timeout`, if there is one; anything else than a duration, and one too short to wait for, is an error.
+pub(super) fn timeout(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Duration> {
+    let node = fields.get("timeout")?;
     let text = node.text(report)?;
-    let duration = parse(text);
-    if duration.is_none() {
-        report.error(
-            &node.path,
-            format!("{text:?} is not a duration"),
-            "write a number and h, m, s or ms, such as 5s",
-        );
-    }
-    duration
+    let problem = match parse(text) {
+        Some(duration) if duration >= Duration::from_millis(1) => return Some(duration),
+        Some(_) => format!("{text:?} is shorter than 1ms"),
+        None => format!("{text:?} is not a duration"),
+    };
+    report.error(&node.path, problem, "write a number and h, m, s or ms, such as 5s");
+    None
 }
 
 fn parse(mut text: &str) -> Option<Duration> {

@@ -111,7 +111,18 @@ pub(super) fn workload_selector(spec: &Fields<'_>, report: &mut Report<'_>) -> S
         }
         return Selects::Nothing;
     }
-    Selects::Labels(selector.map(|node| match_labels(&node, report)).unwrap_or_default())
+    let Some(selector) = selector else {
+        return Selects::Labels(LabelSelector::default());
+    };
+    let labels = match_labels(&selector, report);
+    if labels.0.is_empty() {
+        report.warn(
+            &selector.path,
+            "a selector without labels selects every workload",
+            "name labels, or remove the selector",
+        );
+    }
+    Selects::Labels(labels)
 }
 
 fn match_labels(node: &Node<'_>, report: &mut Report<'_>) -> LabelSelector {
@@ -146,6 +157,7 @@ fn target_ref(target: &Node<'_>, report: &mut Report<'_>) {
     let fields = target.fields(report, &["group", "kind", "name", "namespace", "sectionName"]);
     let group = fields.text("group", report).unwrap_or_default();
     let kind = fields.text("kind", report).unwrap_or_default();
+    fields.text("sectionName", report);
     let known = matches!(
         (group, kind),
         ("gateway.networking.k8s.io", "Gateway" | "GatewayClass")

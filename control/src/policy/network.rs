@@ -29,14 +29,7 @@ pub(super) fn parse(object: &Object, reference: &Arc<ObjectRef>, report: &mut Re
     let ingress = rules("ingress", "from", report);
     let egress = rules("egress", "to", report);
     let (isolates_ingress, isolates_egress) = policy_types(&spec, !egress.is_empty(), report);
-    let gate = |isolates: bool, rules| {
-        isolates.then(|| {
-            Arc::new(NetworkPolicy {
-                object: Arc::clone(reference),
-                rules,
-            })
-        })
-    };
+    let gate = |isolates: bool, rules| isolates.then(|| Arc::new(NetworkPolicy::new(Arc::clone(reference), rules)));
     let body = Body::Network {
         ingress: gate(isolates_ingress, ingress),
         egress: gate(isolates_egress, egress),

@@ -1,8 +1,6 @@
 //! External authorization providers of the mesh config: Istio's `envoyExtAuthzHttp` and `envoyExtAuthzGrpc`, and the same
 //! fields in our own form. Reads and checks; asks nobody.
 
-use std::time::Duration;
-
 use squire_mesh::policy::{BodyInCheck, HttpCheck, Provider, ProviderAddress, ProviderKind, TextMatch};
 
 use super::{
@@ -72,7 +70,7 @@ fn read(name: &str, kind: ProviderKind, node: &Node<'_>, report: &mut Report<'_>
     };
     let fields = node.fields(report, &known);
     let default = Provider::new(name, kind);
-    let timeout = fields.get("timeout").and_then(|node| duration::read(&node, report));
+    let timeout = duration::timeout(&fields, report);
     let fail_open = fields.get("failOpen").and_then(|node| node.boolean(report));
     if let Some(node) = fields.get("clearRouteCache") {
         node.boolean(report);
@@ -80,9 +78,7 @@ fn read(name: &str, kind: ProviderKind, node: &Node<'_>, report: &mut Report<'_>
     Provider {
         fail_open: fail_open.unwrap_or(default.fail_open),
         address: address(&fields, report),
-        timeout: timeout
-            .filter(|timeout| *timeout > Duration::ZERO)
-            .unwrap_or(default.timeout),
+        timeout: timeout.unwrap_or(default.timeout),
         status_on_error: status_on_error(&fields, report).unwrap_or(default.status_on_error),
         body: body(&fields, report),
         http: http(&fields, report),
@@ -197,6 +193,8 @@ fn number(node: &Node<'_>, range: std::ops::RangeInclusive<u32>, report: &mut Re
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use squire_mesh::policy::PROVIDER_TIMEOUT;
 
     use crate::{

@@ -106,13 +106,25 @@ impl<'o> Report<'o> {
         match metadata.get("name") {
             Some(name) => match name.text(self) {
                 Some("") => self.error("metadata.name", "empty", "give the object a name"),
-                Some(name) if name.len() > 253 => self.error("metadata.name", "longer than 253 bytes", "shorten it"),
+                Some(name) if !is_subdomain(name) => self.error(
+                    "metadata.name",
+                    format!("{name:?} is not a name"),
+                    "lower-case letters, digits, '-' and '.', at most 253, a letter or digit at both ends",
+                ),
                 _ => {}
             },
             None => self.error("metadata.name", "missing", "give the object a name"),
         }
-        if let Some(namespace) = metadata.get("namespace") {
-            namespace.text(self);
+        let namespace = metadata.get("namespace").and_then(|namespace| namespace.text(self));
+        if let Some(namespace) = namespace.filter(|text| !text.is_empty() && !is_label(text)) {
+            self.error(
+                "metadata.namespace",
+                format!("{namespace:?} is not a namespace"),
+                "lower-case letters, digits and '-', at most 63, a letter or digit at both ends",
+            );
+        }
+        if let Some(created) = metadata.get("creationTimestamp") {
+            created.text(self);
         }
         for key in ["labels", "annotations"] {
             for (_, value) in metadata.get(key).map(|map| map.entries(self)).unwrap_or_default() {
@@ -307,6 +319,22 @@ fn join(path: &str, key: &str) -> String {
     } else {
         format!("{path}.{key}")
     }
+}
+
+/// A DNS subdomain (RFC 1123), which Kubernetes takes for the name of an object.
+fn is_subdomain(text: &str) -> bool {
+    let part = |part: &str| {
+        let bytes = part.as_bytes();
+        let end = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
+        end(bytes.first()) && end(bytes.last()) && bytes.iter().all(inner)
+    };
+    text.len() <= 253 && text.split('.').all(part)
+}
+
+/// A DNS label (RFC 1123), which Kubernetes takes for the name of a namespace.
+pub(crate) fn is_label(text: &str) -> bool {
+    text.len() <= 63 && !text.contains('.') && is_subdomain(text)
 }
 
 fn type_of(value: &Value) -> &'static str {

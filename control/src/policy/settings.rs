@@ -4,11 +4,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value;
-use squire_mesh::policy::{PathNormalization, Provider};
+use squire_mesh::{
+    policy::{PathNormalization, Provider},
+    spiffe::TrustDomain,
+};
 
 use super::{
     providers,
-    report::{Fields, Node, Report},
+    report::{Fields, Node, Report, is_label},
 };
 use crate::manifest::{Manifest, Object, Problem, Severity};
 
@@ -179,10 +182,18 @@ impl MeshConfig {
     fn read_common(&mut self, spec: &Fields<'_>, report: &mut Report<'_>) {
         let text = |key: &str, report: &mut Report<'_>| spec.text(key, report).filter(|text| !text.is_empty());
         if let Some(namespace) = text("rootNamespace", report) {
+            if !is_label(namespace) {
+                let message = format!("{namespace:?} is not a namespace");
+                report.error(&format!("{}.rootNamespace", spec.path), message, "name a namespace");
+            }
             self.root_namespace = namespace.to_owned();
         }
         if let Some(domain) = text("trustDomain", report) {
             self.trust_domain = domain.to_ascii_lowercase();
+            if let Err(error) = self.trust_domain.parse::<TrustDomain>() {
+                let path = format!("{}.trustDomain", spec.path);
+                report.error(&path, error.to_string(), "write a name such as cluster.local");
+            }
         }
         let aliases = spec.texts("trustDomainAliases", report);
         self.trust_domain_aliases = aliases

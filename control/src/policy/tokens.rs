@@ -59,7 +59,7 @@ fn rule(node: &Node<'_>, report: &mut Report<'_>) -> Option<TokenIssuer> {
         output_name(name, &format!("{}.outputPayloadToHeader", node.path), report);
     }
     let forward = fields.get("forwardOriginalToken").and_then(|node| node.boolean(report));
-    let timeout = fields.get("timeout").and_then(|node| duration::read(&node, report));
+    let timeout = duration::timeout(&fields, report);
     Some(TokenIssuer {
         issuer: issuer?.into(),
         audiences,
@@ -68,7 +68,7 @@ fn rule(node: &Node<'_>, report: &mut Report<'_>) -> Option<TokenIssuer> {
         forward: forward.unwrap_or(false),
         payload_header: payload_header.map(|name| name.to_ascii_lowercase().into()),
         claim_headers,
-        timeout: timeout.filter(|timeout| !timeout.is_zero()).unwrap_or(TOKEN_TIMEOUT),
+        timeout: timeout.unwrap_or(TOKEN_TIMEOUT),
         space_delimited,
     })
 }
@@ -123,7 +123,15 @@ fn keys(fields: &Fields<'_>, issuer: &str, report: &mut Report<'_>) -> Option<To
 
 fn is_url(text: &str) -> bool {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', ':']) && !rest.contains([' ', '@', '#']))
+    rest.is_some_and(|rest| {
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        let port = authority
+            .rsplit_once(':')
+            .filter(|(_, port)| !port.contains(']'))
+            .map(|(_, port)| port);
+        let numeric = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
+        numeric && !authority.is_empty() && !authority.starts_with(':') && !rest.contains([' ', '@', '#'])
+    })
 }
 
 fn places(fields: &Fields<'_>, report: &mut Report<'_>) -> Box<[TokenPlace]> {
@@ -137,6 +145,11 @@ fn places(fields: &Fields<'_>, report: &mut Report<'_>) -> Box<[TokenPlace]> {
         let prefix = inner.text("prefix", report).unwrap_or_default();
         match inner.text("name", report).unwrap_or_default() {
             "" => report.error(&format!("{}.name", header.path), "missing", "name the header"),
+            name if !is_token(name) => report.error(
+                &format!("{}.name", header.path),
+                format!("{name:?} is not the name of a header"),
+                "write a name such as x-token",
+            ),
             name => places.push(TokenPlace::Header {
                 name: name.to_ascii_lowercase().into(),
                 prefix: prefix.into(),
@@ -188,14 +201,19 @@ fn output_name(name: &str, path: &str, report: &mut Report<'_>) {
         "upgrade",
         "keep-alive",
     ];
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if !name.bytes().all(token) || FRAMING.contains(&name.to_ascii_lowercase().as_str()) {
+    if !is_token(name) || FRAMING.contains(&name.to_ascii_lowercase().as_str()) {
         report.error(
             path,
             format!("{name:?} cannot be set"),
             "choose a header of your own, such as x-jwt-claim-sub",
         );
     }
+}
+
+/// What the name of a header field may be made of (RFC 9110 §5.6.2).
+fn is_token(name: &str) -> bool {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    name.bytes().all(token)
 }
 
 #[cfg(test)]

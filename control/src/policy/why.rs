@@ -8,7 +8,7 @@ mod world;
 
 use serde::Serialize;
 use squire_mesh::{
-    policy::{Connection, Decision, Destination, Http, Principal, Request, Source, path},
+    policy::{Answer, Answers, Connection, Decision, Destination, Http, Principal, Request, Source, path},
     workload::Workload,
 };
 
@@ -130,7 +130,7 @@ impl World {
             mutual_tls: transport == Carrier::MutualTls,
             ..Connection::default()
         };
-        let request = Request::connection(source(&from), destination(&to, port), connection);
+        let request = Request::connection(source(&from), destination(&to, port), connection).with_answers(&Agreeing);
         let mut notes = Vec::new();
         if !self.problems.is_empty() {
             let count = self.problems.len();
@@ -142,6 +142,7 @@ impl World {
                 if tables.destination.as_ref().is_some_and(|table| table.needs_http(port)) {
                     notes.push("asked about a connection of bytes: for HTTP, say --method and --path".to_owned());
                 }
+                tables.note_providers(&request, &mut notes);
                 tables.explain(&request)
             }
             Some(http) => self.why_http(http, &request, &tables, &mut notes),
@@ -169,9 +170,20 @@ impl World {
                     notes.push(format!("the path is normalised to {target}"));
                 }
                 let seen = Http::new(&http.method, Some(&target), &http.host, &http.headers);
-                tables.explain(&connection.with_http(seen))
+                let request = connection.with_http(seen);
+                tables.note_providers(&request, notes);
+                tables.explain(&request)
             }
         }
+    }
+}
+
+/// External providers are not asked here: they are taken to allow, and a note says so.
+struct Agreeing;
+
+impl Answers for Agreeing {
+    fn answer(&self, _provider: &str) -> Answer {
+        Answer::Allow
     }
 }
 

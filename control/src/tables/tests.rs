@@ -3,8 +3,9 @@ use std::collections::BTreeMap;
 use prost::Message;
 use squire_mesh::{
     policy::Table,
+    spiffe::SpiffeId,
     wire::discovery,
-    workload::{Interner, WorkloadUid},
+    workload::{Interner, Transport, WorkloadUid},
 };
 
 use super::*;
@@ -135,6 +136,7 @@ fn every_workload_has_a_table_and_only_the_selected_ones_have_the_policy() {
         resources,
         problems,
         compiled,
+        touched,
     } = Shop::new().apply(POLICY);
     assert_eq!(problems, []);
     let names: Vec<_> = resources.iter().map(|resource| &*resource.name).collect();
@@ -143,7 +145,7 @@ fn every_workload_has_a_table_and_only_the_selected_ones_have_the_policy() {
         resources[0].version, resources[1].version,
         "pods with the same labels share a table"
     );
-    assert_eq!(compiled, 2);
+    assert_eq!((compiled, touched), (2, 3));
     assert_eq!(table(&resources[0]).authorization.allow.len(), 1);
     assert_eq!(table(&resources[2]).authorization.allow.len(), 0);
 }
@@ -239,4 +241,73 @@ fn settings_for_another_trust_domain_are_remarked_on() {
                     spec: {trustDomain: other.example}\n";
     let problems = Shop::new().apply(settings).problems;
     assert!(problems[0].message.contains("other.example"), "{problems:?}");
+}
+
+#[test]
+fn of_ten_thousand_workloads_only_those_that_a_change_concerns_are_touched() {
+    let policy = |n: usize| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p{n}, namespace: ns-{}}}\n\
+             spec: {{selector: {{matchLabels: {{app: app-{}}}}}, rules: [{{}}]}}\n",
+            n / 10,
+            n % 10
+        )
+    };
+    let read = |text: &str| Arc::new(Manifest::parse("policy.yaml", text).objects.remove(0));
+    let mut objects: Vec<_> = (0..1000).map(|n| read(&policy(n))).collect();
+    let mut interner = Interner::default();
+    let mut pod = |n: usize, app: usize| {
+        let namespace = interner.text(&format!("ns-{}", n / 100));
+        let (name, trust_domain) = (format!("pod-{n}"), "cluster.local".parse().unwrap());
+        Workload {
+            uid: WorkloadUid::pod(&namespace, &name),
+            name: name.as_str().into(),
+            identity: SpiffeId::workload(&trust_domain, &namespace, "app").ok(),
+            addresses: [].into(),
+            transport: Transport::Squire,
+            plaintext_ports: None,
+            host_network: false,
+            ready: true,
+            labels: interner.labels([("app", format!("app-{app}"))]),
+            namespace_labels: LabelSet::default(),
+            namespace,
+            ports: [].into(),
+            services: [].into(),
+            node: None,
+            zone: None,
+            owner: None,
+        }
+    };
+    let mut workloads: Vec<_> = (0..10_000).map(|n| pod(n, n % 10)).collect();
+    let mut tables = Tables::new("cluster.local".parse().unwrap());
+    let mut counts = |objects: &[Arc<Object>], workloads: &mut [Workload]| {
+        let update = tables.update(objects, workloads.iter_mut());
+        assert_eq!(update.resources.len(), workloads.len());
+        (update.compiled, update.touched)
+    };
+    assert_eq!(counts(&objects, &mut workloads), (1000, 10_000), "everything once");
+    assert_eq!(counts(&objects, &mut workloads), (0, 0), "nothing has changed");
+    workloads[4321] = pod(4321, 7);
+    assert_eq!(
+        counts(&objects, &mut workloads),
+        (0, 1),
+        "it joins others that have a table"
+    );
+    workloads[4321] = pod(4321, 11);
+    assert_eq!(counts(&objects, &mut workloads), (1, 1), "nobody else is like it");
+    objects[77] = read(&policy(77).replace("[{}]", "[]"));
+    assert_eq!(
+        counts(&objects, &mut workloads),
+        (1, 10),
+        "ten pods have the labels that the policy selects"
+    );
+    objects.remove(500);
+    assert_eq!(counts(&objects, &mut workloads), (1, 10));
+    workloads.truncate(9_999);
+    assert_eq!(
+        counts(&objects, &mut workloads),
+        (0, 0),
+        "a pod that goes touches nobody"
+    );
+    assert_eq!(tables.served.len(), 9_999);
 }

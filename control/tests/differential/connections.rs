@@ -6,8 +6,8 @@ use std::cell::RefCell;
 use serde_json::{Map, Value};
 use squire_control::policy::{PolicySet, Subject};
 use squire_mesh::policy::{
-    Answer, Answers, Connection, Decision, Destination, Endpoint, Http, OnConnection, PathNormalization, Principal,
-    Protocol, Request, Shadow, Source, Table, Verdict, decide, decide_connection, decide_inbound, path,
+    Answer, Answers, Connection, Decision, Destination, Endpoint, Http, LabelBits, OnConnection, PathNormalization,
+    Principal, Protocol, Request, Shadow, Source, Table, Verdict, decide, decide_connection, decide_inbound, path,
 };
 
 use super::generate::{self, Random};
@@ -29,6 +29,17 @@ impl Endpoint for Pod<'_> {
 
     fn namespace_label(&self, key: &str) -> Option<&str> {
         self.0["namespaceLabels"].get(key)?.as_str()
+    }
+
+    fn label_bits(&self) -> LabelBits {
+        let labels = |field: &str| {
+            let labels = self.0.get(field).and_then(Value::as_object);
+            labels
+                .into_iter()
+                .flatten()
+                .map(|(key, value)| (key.as_str(), value.as_str().unwrap()))
+        };
+        LabelBits::of(self.namespace(), labels("labels"), labels("namespaceLabels"))
     }
 
     fn named_port(&self, name: &str, protocol: Protocol) -> Option<u16> {

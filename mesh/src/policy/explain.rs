@@ -1,11 +1,16 @@
 //! Why a request was denied, for people: the allowing rule that came nearest, and which of its conditions failed. It asks
 //! the same conditions that decide; it never decides itself, and (unlike deciding) it may allocate.
 
-use std::fmt::{self, Write as _};
+use std::{
+    collections::BTreeSet,
+    fmt::{self, Write as _},
+};
+
+use serde_json::Value;
 
 use super::{
-    Action, Attribute, AuthorizationPolicy, Cidr, Condition, Conditions, LabelSelector, NamespaceMatch, NetworkGate,
-    NetworkPolicy, Operator, PathMatch, Peer, PortMatch, Request, Rule, RuleRef, Table, TextMatch,
+    Action, Attribute, AuthorizationPolicy, Cidr, Condition, Conditions, Http, LabelSelector, NamespaceMatch,
+    NetworkGate, NetworkPolicy, Operator, PathMatch, Peer, PortMatch, Request, Rule, RuleRef, Table, TextMatch,
     matching::{Context, Layer, Tri},
     network::{Far, Port},
 };
@@ -119,7 +124,7 @@ fn nearest_network(gate: &NetworkGate, part: &'static str, far: Far<'_>, request
         destination: request.destination.workload,
     };
     let nearest = |policy: &NetworkPolicy| {
-        let rules = policy.rules.iter().enumerate().map(|(index, rule)| {
+        let rules = policy.rules().iter().enumerate().map(|(index, rule)| {
             let mut failed = Vec::new();
             if let Some(peers) = rule
                 .peers
@@ -129,7 +134,7 @@ fn nearest_network(gate: &NetworkGate, part: &'static str, far: Far<'_>, request
                 failed.push(Failed {
                     part,
                     wanted: listed(peers),
-                    found: found_far(far),
+                    found: found_far(far, peers),
                 });
             }
             if let Some(ports) = rule
@@ -157,20 +162,39 @@ fn nearest_network(gate: &NetworkGate, part: &'static str, far: Far<'_>, request
         .min_by_key(|nearest| nearest.failed.len())
 }
 
-fn found_far(far: Far<'_>) -> String {
-    match far.workload {
-        Some(workload) => format!(
-            "it is {} in namespace {}, whose labels do not fit",
-            far.ip,
-            workload.namespace()
-        ),
-        None => format!("{} is no workload of the mesh", far.ip),
+/// Who the far end is, with the labels that the peers ask for.
+fn found_far(far: Far<'_>, peers: &[Peer]) -> String {
+    let Some(workload) = far.workload else {
+        return format!("{} is no workload of the mesh", far.ip);
+    };
+    if !workload.selectable() {
+        return format!("{} has no labels of its own: selectors cannot select it", far.ip);
     }
+    let (mut labels, mut of_namespace) = (BTreeSet::new(), BTreeSet::new());
+    for peer in peers {
+        let Peer::Pods { namespace, pods } = peer else { continue };
+        labels.extend(pods.0.iter().map(|requirement| &*requirement.key));
+        if let NamespaceMatch::Selector(selector) = namespace {
+            of_namespace.extend(selector.0.iter().map(|requirement| &*requirement.key));
+        }
+    }
+    let shown = |keys: BTreeSet<&str>, label: &dyn Fn(&str) -> Option<String>| -> String {
+        let one = |key: &str| label(key).map_or(format!(" without {key}"), |value| format!(" with {key}={value}"));
+        keys.into_iter().map(one).collect()
+    };
+    let own = shown(labels, &|key| workload.label(key).map(str::to_owned));
+    let its_namespace = shown(of_namespace, &|key| workload.namespace_label(key).map(str::to_owned));
+    format!(
+        "it is {}{own} in namespace {}{its_namespace}",
+        far.ip,
+        workload.namespace()
+    )
 }
 
 /// What the request has of an attribute.
 fn found(attribute: &Attribute, request: &Request<'_>) -> String {
     let http = request.http.as_ref();
+    let claims = http.and_then(|http| http.claims);
     let peer = || match request.principal() {
         Some(principal) => format!("the peer is {}", principal.as_str()),
         None => "the peer has no identity (no mutual TLS)".to_owned(),
@@ -199,12 +223,51 @@ fn found(attribute: &Attribute, request: &Request<'_>) -> String {
             Some(path) => format!("it is {path:?}"),
             None => "there is none".to_owned(),
         },
-        Attribute::Header(..) => "the header is missing or different".to_owned(),
+        Attribute::Header(named) => found_header(&named.0, http),
         Attribute::RequestPrincipal(_) | Attribute::Claim(..) if http.is_some_and(|http| http.claims.is_none()) => {
             "the request has no validated token".to_owned()
         }
-        Attribute::RequestPrincipal(_) | Attribute::Claim(..) => "the token says otherwise".to_owned(),
+        Attribute::RequestPrincipal(_) => {
+            let claim = |name| claims.and_then(|claims| claims.get(name)).and_then(Value::as_str);
+            format!("it is {}/{}", claim("iss").unwrap_or("?"), claim("sub").unwrap_or("?"))
+        }
+        Attribute::Claim(named) => {
+            let (first, nested) = named
+                .0
+                .split_first()
+                .map_or(("", &[][..]), |(first, nested)| (&**first, nested));
+            let top = claims.and_then(|claims| claims.get(first));
+            match nested
+                .iter()
+                .try_fold(top, |value, key| Some(value?.get(&**key)))
+                .flatten()
+            {
+                Some(value) => format!("it is {value}"),
+                None => "there is none".to_owned(),
+            }
+        }
         Attribute::Absent(_) => "no request has it".to_owned(),
+    }
+}
+
+/// The values of a header field, as many as there are.
+fn found_header(name: &str, http: Option<&Http<'_>>) -> String {
+    let Some(http) = http else {
+        return "there is no request".to_owned();
+    };
+    let mut values = Vec::new();
+    match name {
+        ":method" => values.push(http.method.into()),
+        ":authority" | "host" => values.push(http.authority.into()),
+        ":path" => values.extend(http.target.map(Into::into)),
+        _ => http.headers.visit(name, &mut |value| {
+            values.push(String::from_utf8_lossy(value).into_owned());
+            true
+        }),
+    }
+    match &*values {
+        [] => "there is none".to_owned(),
+        values => format!("it is {values:?}").replace(['[', ']'], ""),
     }
 }
 

@@ -41,7 +41,8 @@ pub use decide::{
 pub use decision::{Decision, MtlsMode, Shadow, Verdict, Why};
 pub use explain::{Failed, Nearest, nearest_allow, nearest_egress, nearest_ingress};
 pub use network::{
-    LabelSelector, NamespaceMatch, NetworkGate, NetworkPolicy, NetworkRule, Operator, Peer, PortMatch, Requirement,
+    LabelBits, LabelSelector, NamespaceMatch, NetworkGate, NetworkPolicy, NetworkRule, Operator, Peer, PortMatch,
+    Requirement,
 };
 pub use path::{BadPath, PathNormalization};
 pub use provider::{BodyInCheck, HttpCheck, PROVIDER_TIMEOUT, Provider, ProviderAddress, ProviderKind};

@@ -1,7 +1,12 @@
 //! The NetworkPolicy half of the table (spec §1): which rules the isolating policies have, and whether one of them
 //! matches a connection. It decides nothing about identities.
 
+mod leads;
+
 use std::{net::IpAddr, ops::RangeInclusive, sync::Arc};
+
+pub use leads::LabelBits;
+use leads::{Lead, Traits};
 
 use super::{Cidr, Endpoint, ObjectRef, Protocol, Refusal, RuleRef};
 
@@ -22,8 +27,27 @@ pub enum NetworkGate {
 pub struct NetworkPolicy {
     /// The object.
     pub object: Arc<ObjectRef>,
+    rules: Box<[NetworkRule]>,
+    /// Kept ready: what each peer asks at least.
+    leads: Box<[Lead]>,
+}
+
+impl NetworkPolicy {
+    /// A policy with these rules, its `ingress` or `egress` list.
+    #[must_use]
+    pub fn new(object: Arc<ObjectRef>, rules: Box<[NetworkRule]>) -> Self {
+        Self {
+            leads: leads::of(&rules),
+            object,
+            rules,
+        }
+    }
+
     /// Its `ingress` or `egress` list.
-    pub rules: Box<[NetworkRule]>,
+    #[must_use]
+    pub fn rules(&self) -> &[NetworkRule] {
+        &self.rules
+    }
 }
 
 /// One rule: peers AND ports.
@@ -117,8 +141,11 @@ pub(super) struct Port<'a> {
 
 /// The first rule that matches, if any.
 pub(super) fn allowing(policies: &[Arc<NetworkPolicy>], far: Far<'_>, port: Port<'_>) -> Option<RuleRef> {
+    let traits = Traits::of(far, port, policies.iter().map(|policy| policy.leads.len()).sum());
     policies.iter().find_map(|policy| {
-        let index = policy.rules.iter().position(|rule| rule.matches(far, port))?;
+        let rule = |index: u32| policy.rules.get(usize::try_from(index).ok()?);
+        let matches = |index| rule(index).is_some_and(|rule| rule.matches(far, port));
+        let index = leads::first(&policy.leads, &traits, matches)?;
         Some(RuleRef::rule(&policy.object, u16::try_from(index).unwrap_or(u16::MAX)))
     })
 }

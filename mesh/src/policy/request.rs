@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 
+use super::LabelBits;
 pub use crate::workload::PortProtocol as Protocol;
 use crate::{
     spiffe::SpiffeId,
@@ -21,6 +22,10 @@ pub trait Endpoint {
     fn namespace_label(&self, key: &str) -> Option<&str>;
     /// The container port with this name and protocol.
     fn named_port(&self, name: &str, protocol: Protocol) -> Option<u16>;
+    /// Its labels and its namespace's as bits, so that many rules are passed over quickly.
+    fn label_bits(&self) -> LabelBits {
+        LabelBits::UNKNOWN
+    }
     /// Whether selectors can select it: not where it shares its node's network (spec §1.5.18), nor where it is a bare
     /// address. Then it counts as an address without labels.
     fn selectable(&self) -> bool {
@@ -48,6 +53,10 @@ impl Endpoint for Workload {
 
     fn named_port(&self, name: &str, protocol: Protocol) -> Option<u16> {
         self.named_port(name, protocol)
+    }
+
+    fn label_bits(&self) -> LabelBits {
+        LabelBits::of(&self.namespace, self.labels.iter(), self.namespace_labels.iter())
     }
 
     fn selectable(&self) -> bool {

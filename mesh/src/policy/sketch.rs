@@ -115,7 +115,7 @@ impl Traits {
             namespace: principal
                 .and_then(Principal::namespace)
                 .map_or(MISSING, |one| bit(hash(one.as_bytes()))),
-            port: bit(port_hash(request.destination.port)),
+            port: port_bit(request.destination.port),
             http,
         }
     }
@@ -161,7 +161,7 @@ fn namespace(condition: &Condition) -> u64 {
 
 fn port(condition: &Condition) -> u64 {
     match &condition.attribute {
-        Attribute::DestinationPort(ports) if !condition.negated => any_of(ports, |port| bit(port_hash(*port))),
+        Attribute::DestinationPort(ports) if !condition.negated => any_of(ports, |port| port_bit(*port)),
         _ => ANY,
     }
 }
@@ -210,20 +210,21 @@ fn path_of(id: &str) -> &str {
 const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
 
 #[inline]
-fn mix(hash: u64, word: u64) -> u64 {
+pub(super) fn mix(hash: u64, word: u64) -> u64 {
     (hash.rotate_left(5) ^ word).wrapping_mul(MULTIPLIER)
 }
 
 #[inline]
-fn hash(text: &[u8]) -> u64 {
+pub(super) fn hash(text: &[u8]) -> u64 {
     let (words, rest) = text.as_chunks::<8>();
     let whole = words.iter().fold(0, |hash, word| mix(hash, u64::from_le_bytes(*word)));
     let rest = rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
     mix(whole, rest)
 }
 
-fn port_hash(port: u16) -> u64 {
-    mix(0, u64::from(port))
+#[inline]
+pub(super) fn port_bit(port: u16) -> u64 {
+    bit(mix(0, u64::from(port)))
 }
 
 /// The hash of a beginning of a path, byte by byte, so that all beginnings are hashed in one pass.

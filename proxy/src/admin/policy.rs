@@ -42,7 +42,7 @@ fn gate(gate: &NetworkGate) -> Value {
     match gate {
         NetworkGate::Open => json!("open"),
         NetworkGate::Isolated(policies) => json!({
-            "isolatedBy": policies.iter().map(|p| json!({ "object": p.object.to_string(), "rules": p.rules.len() }))
+            "isolatedBy": policies.iter().map(|p| json!({ "object": p.object.to_string(), "rules": p.rules().len() }))
                 .collect::<Vec<_>>(),
         }),
         NetworkGate::Refused(refusal) => json!({ "refused": refusal.reason.to_string() }),
@@ -58,10 +58,7 @@ mod tests {
     #[test]
     fn the_objects_of_each_part_are_named() {
         let object = ObjectRef::new(Kind::NetworkPolicy, "shop", "db");
-        let policy = NetworkPolicy {
-            object: object.clone(),
-            rules: Box::default(),
-        };
+        let policy = NetworkPolicy::new(object.clone(), Box::default());
         let mut table = Table {
             ingress: NetworkGate::Isolated([Arc::new(policy)].into()),
             ..Table::default()

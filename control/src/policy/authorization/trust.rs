@@ -14,13 +14,15 @@ pub(super) fn expand_principal(text: &str, config: &MeshConfig) -> Vec<String> {
         return kept();
     };
     let pattern = TextMatch::parse(domain);
-    let known = domain == POINTER || config.trust_domains().any(|name| pattern.matches(name.as_bytes()));
-    if domain == "*" || !known {
+    // An alias with a star stands for several names, and the written one may be among them.
+    let within = |name: &str| name.contains('*') && TextMatch::parse(name).matches(domain.as_bytes());
+    let named = |name: &str| pattern.matches(name.as_bytes()) || within(name);
+    if domain == "*" || !(domain == POINTER || config.trust_domains().any(named)) {
         return kept();
     }
     let mut expanded: Vec<String> = config.trust_domains().map(|name| format!("{name}/{path}")).collect();
     // A leading star keeps what was written beside what it stands for: it may match federated domains too.
-    if domain.starts_with('*') {
+    if domain.starts_with('*') || config.trust_domains().any(within) {
         expanded.push(text.to_owned());
     }
     expanded
@@ -62,6 +64,16 @@ mod tests {
         ] {
             assert_eq!(expand_principal(written, &config), expected, "{written}");
         }
+    }
+
+    #[test]
+    fn an_alias_with_a_star_stands_for_every_name_it_matches() {
+        let config = config("td1", &["old-*"]);
+        assert_eq!(
+            expand_principal("old-3/ns/a/sa/b", &config),
+            ["td1/ns/a/sa/b", "old-*/ns/a/sa/b", "old-3/ns/a/sa/b"]
+        );
+        assert_eq!(expand_principal("new-3/ns/a/sa/b", &config), ["new-3/ns/a/sa/b"]);
     }
 
     #[test]

@@ -40,6 +40,7 @@ struct EndLine {
     kind: KindLine,
     ip: IpAddr,
     namespace: Option<String>,
+    service_account: Option<String>,
     #[serde(default)]
     labels: Option<BTreeMap<String, String>>,
     #[serde(default)]
@@ -264,5 +265,11 @@ impl Endpoint for EndLine {
     fn named_port(&self, name: &str, protocol: Protocol) -> Option<u16> {
         let port = self.named_ports.as_ref()?.get(name)?;
         (Protocol::from(port.protocol) == protocol).then_some(port.port)
+    }
+
+    fn may_show(&self, principal: &Principal<'_>) -> bool {
+        self.service_account.as_deref().is_none_or(|account| {
+            principal.service_account() == Some(account) && principal.namespace() == self.namespace.as_deref()
+        })
     }
 }

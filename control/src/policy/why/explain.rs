@@ -1,6 +1,8 @@
 //! From the tables of both ends to an answer: every gate, the rule that decided, and for a denial the rules that came
 //! nearest. The decision is `mesh::policy`'s.
 
+use std::collections::BTreeSet;
+
 use squire_mesh::policy::{
     Decision, Nearest, Request, Table, Why, gates, nearest_allow, nearest_egress, nearest_ingress,
 };
@@ -22,6 +24,20 @@ impl Tables {
     /// The answer to a request that no AuthorizationPolicy gets to see.
     pub(super) fn explain_denial(&self, request: &Request<'_>, denial: Decision) -> Explanation {
         self.answer(request, Some(denial))
+    }
+
+    /// Which external providers have a say.
+    pub(super) fn note_providers(&self, request: &Request<'_>, notes: &mut Vec<String>) {
+        let Some(destination) = &self.destination else { return };
+        let names: BTreeSet<_> = destination
+            .providers_to_ask(request)
+            .map(|provider| &*provider.name)
+            .collect();
+        for name in names {
+            notes.push(format!(
+                "a CUSTOM policy asks the external provider {name}, which was not asked now: this is the answer if it allows"
+            ));
+        }
     }
 
     fn answer(&self, request: &Request<'_>, authorization: Option<Decision>) -> Explanation {

@@ -35,16 +35,14 @@ pub(super) fn write_gate(gate: &NetworkGate) -> wire::NetworkGate {
 }
 
 fn policy(message: wire::NetworkPolicyRules) -> Result<NetworkPolicy, WireError> {
-    Ok(NetworkPolicy {
-        object: object(message.object.ok_or(WireError::Missing("network policy object"))?)?,
-        rules: list(message.rules, rule)?,
-    })
+    let object = object(message.object.ok_or(WireError::Missing("network policy object"))?)?;
+    Ok(NetworkPolicy::new(object, list(message.rules, rule)?))
 }
 
 fn write_policy(policy: &NetworkPolicy) -> wire::NetworkPolicyRules {
     wire::NetworkPolicyRules {
         object: Some(write_object(&policy.object)),
-        rules: policy.rules.iter().map(write_rule).collect(),
+        rules: policy.rules().iter().map(write_rule).collect(),
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     policy::{BodyInCheck, HttpCheck, Provider, ProviderAddress, ProviderKind, TextMatch},
-    wire::squire as wire,
+    wire::{milliseconds, squire as wire},
 };
 
 pub(super) fn provider(message: wire::ExtensionProvider) -> Result<Provider, WireError> {
@@ -52,7 +52,7 @@ pub(super) fn write(provider: &Provider) -> wire::ExtensionProvider {
         fail_open: provider.fail_open,
         host: address.map(|address| address.host.to_string()).unwrap_or_default(),
         port: address.map(|address| address.port.into()).unwrap_or_default(),
-        timeout_ms: super::milliseconds(provider.timeout),
+        timeout_ms: milliseconds(provider.timeout),
         status_on_error: provider.status_on_error.into(),
         body: provider.body.map(|body| wire::BodyInCheck {
             max_bytes: body.max_bytes,

@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::{WireError, list};
 use crate::{
     policy::{ClaimHeader, TokenIssuer, TokenKeys, TokenPlace},
-    wire::squire::{
-        self as wire, token_issuer::Discovery, token_issuer::Keys, token_place::Header, token_place::Place,
+    wire::{
+        milliseconds,
+        squire::{self as wire, token_issuer::Discovery, token_issuer::Keys, token_place::Header, token_place::Place},
     },
 };
 
@@ -58,7 +59,7 @@ pub(super) fn write(issuer: &TokenIssuer) -> wire::TokenIssuer {
                 claim: entry.claim.to_string(),
             })
             .collect(),
-        timeout_ms: super::milliseconds(issuer.timeout),
+        timeout_ms: milliseconds(issuer.timeout),
     }
 }
 
