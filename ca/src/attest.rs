@@ -4,10 +4,12 @@
 mod join;
 mod oidc;
 mod renewal;
+mod review;
 
 pub use join::JoinTokens;
 pub use oidc::{Oidc, OidcConfig, OidcConfigError};
 pub use renewal::Renewal;
+pub use review::ServiceAccounts;
 
 use std::{fmt, future::Future, pin::Pin, time::SystemTime};
 
@@ -104,6 +106,22 @@ pub enum AttestError {
     /// No service account in it.
     #[error("the JWT names no service account: {0}")]
     NoServiceAccount(String),
+    /// The API server does not accept it.
+    #[error("the Kubernetes API server does not accept the token: {0}; see to its projected volume and its expiry")]
+    Refused(String),
+    /// Not bound to a pod.
+    #[error(
+        "the token is not bound to a pod: use a projected volume with serviceAccountToken, not a Secret or `kubectl create token`"
+    )]
+    NotBound,
+    /// Bound to a pod that is no more.
+    #[error("the pod {0}, to which the token is bound, {1}")]
+    PodGone(String, String),
+    /// The API server does not answer.
+    #[error(
+        "the Kubernetes API server, which judges tokens, does not answer the CA: try again; the control plane's log says more"
+    )]
+    Reviewer,
     /// Another trust domain's identity.
     #[error("{id} is not in this CA's trust domain {domain}: renew it where it was issued")]
     OtherTrustDomain {
@@ -137,6 +155,10 @@ impl AttestError {
             Self::BadAlgorithm => "bad_algorithm",
             Self::BadJwt(_) => "bad_jwt",
             Self::NoServiceAccount(_) => "no_service_account",
+            Self::Refused(_) => "refused",
+            Self::NotBound => "not_bound",
+            Self::PodGone(..) => "pod_gone",
+            Self::Reviewer => "reviewer",
             Self::OtherTrustDomain { .. } => "other_trust_domain",
             Self::Store(_) => "store",
             Self::Keys(_) => "keys",

@@ -3,6 +3,7 @@
 //! in the store. It does not judge who asks: that is the attestors' work.
 
 mod issued;
+mod refresh;
 mod revoke;
 
 pub use issued::{IssueError, Issued};
@@ -254,7 +255,7 @@ impl CertificateAuthority {
     /// When the root's key is not here, or log or store fail; the old intermediate goes on signing.
     pub fn renew_intermediate_if_due(&self, now: SystemTime) -> Result<bool, CaError> {
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        if now < self.renewal_due() {
+        if now < self.renewal_due() || !self.store.leads() {
             return Ok(false);
         }
         let current = self.current();

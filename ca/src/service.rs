@@ -164,7 +164,7 @@ impl Refusal {
     fn code(&self) -> Code {
         match self {
             Self::Csr(_) => Code::InvalidArgument,
-            Self::Attest(AttestError::Store(_) | AttestError::Keys(_)) => Code::Unavailable,
+            Self::Attest(AttestError::Store(_) | AttestError::Keys(_) | AttestError::Reviewer) => Code::Unavailable,
             Self::Attest(AttestError::OtherTrustDomain { .. } | AttestError::NoServiceAccount(_))
             | Self::Revoked(_) => Code::PermissionDenied,
             Self::Attest(_) => Code::Unauthenticated,

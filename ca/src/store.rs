@@ -1,6 +1,7 @@
 //! Where a CA keeps what it must remember, behind one trait: the state document, the join tokens, the issuance log. A store
 //! knows durability and exclusivity; it never interprets certificates and never signs.
 
+mod cluster;
 mod dir;
 pub mod disk;
 #[cfg(test)]
@@ -8,6 +9,7 @@ pub(crate) mod faults;
 mod lock;
 mod permissions;
 
+pub use cluster::{ClusterStore, STATE_SECRET};
 pub use dir::DirStore;
 pub use lock::Owner;
 
@@ -29,6 +31,11 @@ use crate::{
 pub trait Store: Send + Sync + 'static {
     /// Where it is, for messages.
     fn place(&self) -> PathBuf;
+
+    /// Whether the state may be changed here; where several processes share a store, by one of them.
+    fn leads(&self) -> bool {
+        true
+    }
 
     /// The state; `None` before a CA was initialised here.
     ///
@@ -158,6 +165,41 @@ pub enum StoreError {
     /// Opened without the lock.
     #[error("{0}: opened for reading only: another process runs this CA")]
     ReadOnly(PathBuf),
+    /// The API server refused, or could not be reached.
+    #[error("{path}: cannot {action}: {source}{}", api_hint(source))]
+    Api {
+        /// Which object.
+        path: PathBuf,
+        /// What was attempted.
+        action: &'static str,
+        /// What it said.
+        source: Box<kube::Error>,
+    },
+    /// The API server did not answer in time; what was asked may have been done.
+    #[error("{path}: cannot {action}: the API server does not answer; see whether it is well")]
+    Silent {
+        /// Which object.
+        path: PathBuf,
+        /// What was attempted.
+        action: &'static str,
+    },
+    /// Another replica changed it since it was read.
+    #[error("{path}: another replica has changed it meanwhile: try again")]
+    Changed {
+        /// Which object.
+        path: PathBuf,
+    },
+    /// Another replica leads.
+    #[error("{0}: only the leader changes it, and another replica leads: ask that one")]
+    Follower(PathBuf),
+    /// Another replica has appended to the log: what is to be appended must follow after that.
+    #[error("{path}: another replica has appended to the issuance log")]
+    Moved {
+        /// Which log.
+        path: PathBuf,
+        /// Its end now.
+        head: Box<Head>,
+    },
     /// Others can read the keys.
     #[error("{path}: mode {mode:04o} lets other users in, and private keys are inside: run `chmod {fix} {path}`")]
     Permissions {
@@ -188,6 +230,14 @@ fn hint(error: &io::Error) -> &'static str {
         io::ErrorKind::StorageFull => "; the disk is full: make room",
         io::ErrorKind::NotFound => "; check the path",
         _ => "",
+    }
+}
+
+fn api_hint(error: &kube::Error) -> &'static str {
+    match error {
+        kube::Error::Api(status) if status.code == 403 => "; give the control plane's service account that right",
+        kube::Error::Api(_) => "",
+        _ => "; see whether the API server can be reached",
     }
 }
 

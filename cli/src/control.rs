@@ -1,8 +1,11 @@
 //! `squire control`: the arguments of the control plane. What it does is in the room of that name.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use squire_control::config::{Config, JwtConfig};
+use squire_control::{
+    config::{Config, JwtConfig, Kubernetes, Objects},
+    source::kubernetes::Access,
+};
 use squire_mesh::{ports, spiffe::TrustDomain};
 
 use crate::{
@@ -14,6 +17,9 @@ const EXAMPLES: &str = "\
 Examples:
   squire control --dir mesh/
       reads every .yaml, .yml and .json below mesh/ and follows edits; the CA is kept in mesh-ca/
+  squire control --kubernetes
+      watches the cluster of the current kubeconfig context, or the one whose pod this is; the CA is kept in the Secret
+      squire-ca of --namespace, shared by all replicas, of which one leads
   squire control --dir mesh/ --ca-dir /var/lib/squire --grpc 0.0.0.0:15012
       serves proxies on other machines
   squire control --dir mesh/ --jwks keys.json --jwt-issuer https://kubernetes.default.svc --jwt-audience squire-ca
@@ -21,17 +27,41 @@ Examples:
   curl localhost:15014/debug/problems
       what is wrong with the files, and which state is in force instead
 
-Ready (/ready answers 200) once every file in --dir has been read without an error at least once.
-A file that becomes wrong later is reported, and its last good state stays in force.";
+Ready (/ready answers 200) once every file in --dir has been read without an error, or every kind has been listed, at
+least once. A file or an object that becomes wrong later is reported, and its last good state stays in force.";
 
 /// The control plane with its CA: reads objects, issues identities, pushes workloads and policies to every proxy
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// Directory of Kubernetes objects as YAML or JSON: Namespace, Pod, Service, EndpointSlice, WorkloadEntry, policies
-    #[arg(long, value_name = "DIR")]
-    dir: PathBuf,
-    /// Directory of the CA's keys and state [default: the name of --dir with `-ca` appended]
+    #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
+    dir: Option<PathBuf>,
+    /// Watch the objects of a Kubernetes cluster instead
+    #[arg(long, conflicts_with_all = ["dir", "jwks"])]
+    kubernetes: bool,
+    /// How to reach the cluster [default: KUBECONFIG, ~/.kube/config, or the service account of this pod]
+    #[arg(long, value_name = "FILE", requires = "kubernetes", help_heading = "Kubernetes")]
+    kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig [default: the current one]
+    #[arg(long, value_name = "NAME", requires = "kubernetes", help_heading = "Kubernetes")]
+    context: Option<String>,
+    /// Name of this replica: its pod's
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "HOSTNAME",
+        default_value = "squire-control",
+        help_heading = "Kubernetes"
+    )]
+    replica: String,
+    /// Namespace of the control plane: of the Lease of its leader and of its CA
+    #[arg(long, value_name = "NAME", default_value = ports::SYSTEM_NAMESPACE, help_heading = "Kubernetes")]
+    namespace: String,
+    /// How long a leader may be silent before another replica leads
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(2..=300), help_heading = "Kubernetes")]
+    lease_seconds: u64,
+    /// Directory of the CA's keys and state [default: the name of --dir with `-ca` appended; with --kubernetes, a Secret]
     #[arg(long, value_name = "DIR")]
     ca_dir: Option<PathBuf>,
     /// Where proxies connect: issuing, discovery and reports over mutual TLS
@@ -74,8 +104,22 @@ impl Args {
     }
 
     fn into_config(self) -> Config {
-        let ca_dir = self.ca_dir.unwrap_or_else(|| beside(&self.dir));
-        let mut config = Config::new(self.dir, ca_dir, self.trust_domain);
+        let beside = self.dir.as_deref().map(beside);
+        let objects = match self.dir {
+            Some(dir) => Objects::Directory(dir),
+            None => Objects::Kubernetes(Kubernetes {
+                access: Access {
+                    kubeconfig: self.kubeconfig,
+                    context: self.context,
+                },
+                replica: self.replica,
+                namespace: self.namespace,
+                lease: Duration::from_secs(self.lease_seconds),
+            }),
+        };
+        // With a cluster and no directory, the replicas share a CA in it.
+        let ca_dir = self.ca_dir.or(beside).unwrap_or_default();
+        let mut config = Config::of(objects, ca_dir, self.trust_domain);
         config.grpc = self.grpc;
         config.admin = self.admin;
         config.cluster_domain = self.cluster_domain;

@@ -5,18 +5,20 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use squire_mesh::{ports, spiffe::TrustDomain};
 
+use crate::source::kubernetes::Access;
+
 /// The configuration of a control plane.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The directory of Kubernetes objects.
-    pub dir: PathBuf,
-    /// Where the CA keeps its keys and state.
+    /// Where the objects come from.
+    pub objects: Objects,
+    /// Where the CA keeps its keys and state, unless the replicas of a cluster share it.
     pub ca_dir: PathBuf,
     /// The mTLS gRPC endpoint: issuing, discovery, reports.
     pub grpc: SocketAddr,
     /// The admin endpoint: plain HTTP.
     pub admin: SocketAddr,
-    /// The trust domain of every identity in `dir`.
+    /// The trust domain of every identity.
     pub trust_domain: TrustDomain,
     /// The DNS suffix of Services.
     pub cluster_domain: String,
@@ -24,6 +26,37 @@ pub struct Config {
     pub jwt: Option<JwtConfig>,
     /// What one control plane takes on.
     pub limits: Limits,
+}
+
+/// Where the objects come from.
+#[derive(Clone, Debug)]
+pub enum Objects {
+    /// A directory of YAML and JSON files.
+    Directory(PathBuf),
+    /// A Kubernetes API server.
+    Kubernetes(Kubernetes),
+}
+
+/// A control plane of a Kubernetes cluster.
+#[derive(Clone, Debug)]
+pub struct Kubernetes {
+    /// How the API server is reached.
+    pub access: Access,
+    /// The name of this replica: its pod's.
+    pub replica: String,
+    /// The namespace of the control plane: of the Lease of its leader, and of the CA that its replicas share.
+    pub namespace: String,
+    /// How long a leader may be silent before another replica takes its place.
+    pub lease: Duration,
+}
+
+impl fmt::Display for Objects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(dir) => dir.display().fmt(f),
+            Self::Kubernetes(_) => f.write_str("the Kubernetes API server"),
+        }
+    }
 }
 
 /// Bearer tokens accepted by the CA: OIDC JWTs, as Kubernetes projects them.
@@ -62,10 +95,15 @@ impl Default for Limits {
 }
 
 impl Config {
-    /// A control plane for `dir` with everything else at its default.
+    /// A control plane for a directory with everything else at its default.
     pub fn new(dir: impl Into<PathBuf>, ca_dir: impl Into<PathBuf>, trust_domain: TrustDomain) -> Self {
+        Self::of(Objects::Directory(dir.into()), ca_dir, trust_domain)
+    }
+
+    /// A control plane for these objects with everything else at its default.
+    pub fn of(objects: Objects, ca_dir: impl Into<PathBuf>, trust_domain: TrustDomain) -> Self {
         Self {
-            dir: dir.into(),
+            objects,
             ca_dir: ca_dir.into(),
             grpc: ([127, 0, 0, 1], ports::CONTROL).into(),
             admin: ([127, 0, 0, 1], ports::CONTROL_ADMIN).into(),
@@ -79,31 +117,8 @@ impl Config {
     /// Every mistake that shows without starting anything.
     pub fn check(&self) -> Result<(), Mistakes> {
         let mut found = Vec::new();
-        match std::fs::metadata(&self.dir) {
-            Ok(metadata) if metadata.is_dir() => {
-                if let Err(error) = std::fs::read_dir(&self.dir) {
-                    found.push(format!(
-                        "--dir {}: {error}; make it readable for this user",
-                        self.dir.display()
-                    ));
-                }
-            }
-            Ok(_) => found.push(format!(
-                "--dir {}: not a directory; name the directory of YAML files",
-                self.dir.display()
-            )),
-            Err(error) => found.push(format!(
-                "--dir {}: {error}; create it, or name another",
-                self.dir.display()
-            )),
-        }
-        if let (Ok(ca), Ok(dir)) = (std::path::absolute(&self.ca_dir), std::path::absolute(&self.dir))
-            && ca.starts_with(&dir)
-        {
-            let (ca, dir) = (self.ca_dir.display(), self.dir.display());
-            found.push(format!(
-                "--ca-dir {ca}: inside --dir {dir}, whose files are read as objects; keep keys elsewhere"
-            ));
+        if let Objects::Directory(dir) = &self.objects {
+            self.check_directory(dir, &mut found);
         }
         if let Some(jwt) = &self.jwt {
             if let Err(error) = std::fs::metadata(&jwt.jwks) {
@@ -123,6 +138,32 @@ impl Config {
             found.push("limits of 0 would let nobody in: use at least 1".to_owned());
         }
         if found.is_empty() { Ok(()) } else { Err(Mistakes(found)) }
+    }
+
+    fn check_directory(&self, dir: &std::path::Path, found: &mut Vec<String>) {
+        match std::fs::metadata(dir) {
+            Ok(metadata) if metadata.is_dir() => {
+                if let Err(error) = std::fs::read_dir(dir) {
+                    found.push(format!(
+                        "--dir {}: {error}; make it readable for this user",
+                        dir.display()
+                    ));
+                }
+            }
+            Ok(_) => found.push(format!(
+                "--dir {}: not a directory; name the directory of YAML files",
+                dir.display()
+            )),
+            Err(error) => found.push(format!("--dir {}: {error}; create it, or name another", dir.display())),
+        }
+        if let (Ok(ca), Ok(absolute)) = (std::path::absolute(&self.ca_dir), std::path::absolute(dir))
+            && ca.starts_with(&absolute)
+        {
+            let (ca, dir) = (self.ca_dir.display(), dir.display());
+            found.push(format!(
+                "--ca-dir {ca}: inside --dir {dir}, whose files are read as objects; keep keys elsewhere"
+            ));
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::config::Mistakes;
+use crate::{config::Mistakes, source::kubernetes::AccessError};
 
 /// Why a control plane does not start, or ends.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +22,9 @@ pub enum ControlError {
         /// What is wrong with it.
         why: String,
     },
+    /// There is no way to the API server.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// Tokens of the configured issuer cannot be accepted.
     #[error("tokens cannot be accepted: {0}")]
     Tokens(String),
@@ -67,7 +70,7 @@ impl ControlError {
     /// something to become available (69).
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Configuration(_) | Self::Ca { .. } | Self::Tokens(_) => true,
+            Self::Configuration(_) | Self::Ca { .. } | Self::Access(_) | Self::Tokens(_) => true,
             Self::Listen { .. } | Self::Serve(_) | Self::Signals(_) | Self::Metrics(_) | Self::Interrupted(_) => false,
         }
     }

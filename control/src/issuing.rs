@@ -2,6 +2,8 @@
 //! fresh. It knows nothing of policies, workloads or who is sent what: code that signs and code that decides never
 //! import each other.
 
+mod shared;
+
 use std::{
     path::Path,
     sync::{Arc, Weak},
@@ -11,7 +13,7 @@ use std::{
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts};
 use squire_ca::{
     admin,
-    attest::{Attestor, JoinTokens, Oidc, OidcConfig, Renewal},
+    attest::{Attestor, JoinTokens, Oidc, OidcConfig, Renewal, ServiceAccounts},
     authority::CertificateAuthority,
     service::{IssuingService, Observer, PeerIdentity},
     store::{DirStore, Store},
@@ -39,10 +41,16 @@ use crate::{
 /// After a failure to renew our own certificate.
 const RETRY: Duration = Duration::from_secs(10);
 
+pub use shared::Shared;
+
 /// The CA and what follows from it.
 pub struct Issuing {
     ca: Arc<CertificateAuthority>,
-    store: Arc<DirStore>,
+    store: Arc<dyn Store>,
+    /// The store, where it is a directory.
+    directory: Option<Arc<DirStore>>,
+    /// What judges service-account tokens, where there is a cluster.
+    reviewer: Option<kube::Client>,
     tls: watch::Receiver<Arc<Tls>>,
     metrics: Metrics,
     jwt: Option<JwtConfig>,
@@ -54,47 +62,72 @@ pub type IssuingServer =
 
 impl Issuing {
     /// Opens the CA of a configuration, or founds one where there is none, and issues our own certificate. `tasks` keep
-    /// both in order until `stop`.
+    /// both in order until `stop`. Where it is shared by the replicas of a cluster, the one that leads founds it.
     ///
     /// # Errors
-    /// When the directory cannot be used, holds the CA of another trust domain, or is damaged.
+    /// When it cannot be opened, belongs to another trust domain, or is damaged.
     pub async fn open(
         config: &Config,
+        shared: Option<Shared>,
         metrics: &Metrics,
         stop: &CancellationToken,
         tasks: &TaskTracker,
     ) -> Result<Self, ControlError> {
-        let (dir, domain) = (config.ca_dir.clone(), config.trust_domain.clone());
-        let opened = tokio::task::spawn_blocking(move || open_or_found(&dir, &domain)).await;
-        let (ca, store) = opened
-            .map_err(|_| ControlError::Interrupted("opening the CA"))?
-            .map_err(|error| ControlError::ca(&config.ca_dir, &error))?;
+        let failed = |error: &dyn std::fmt::Display| ControlError::ca(&config.ca_dir, &error);
+        let reviewer = shared.as_ref().map(Shared::client);
+        let (ca, store, directory) = match shared {
+            Some(shared) => {
+                let (ca, store) = shared
+                    .open(&config.trust_domain)
+                    .await
+                    .map_err(|error| failed(&error))?;
+                tasks.spawn(until(stop.clone(), shared.maintain(Arc::clone(&ca))));
+                tasks.spawn(until(stop.clone(), shared.follow(Arc::clone(&ca))));
+                tasks.spawn(until(stop.clone(), shared.publish_roots(&ca)));
+                (ca, store, None)
+            }
+            None => {
+                let (dir, domain) = (config.ca_dir.clone(), config.trust_domain.clone());
+                let opened = tokio::task::spawn_blocking(move || open_or_found(&dir, &domain)).await;
+                let (ca, directory) = opened
+                    .map_err(|_| ControlError::Interrupted("opening the CA"))?
+                    .map_err(|error| failed(&error))?;
+                tasks.spawn(until(stop.clone(), Arc::clone(&ca).maintain()));
+                open_socket(&config.ca_dir, &ca, stop, tasks);
+                let store: Arc<dyn Store> = Arc::<DirStore>::clone(&directory);
+                (ca, store, Some(directory))
+            }
+        };
         let id = own_id(config)?;
         let svid = ca.issue_own(id.clone(), None, SystemTime::now()).await;
-        let svid = svid.map_err(|error| ControlError::ca(&config.ca_dir, &error))?;
+        let svid = svid.map_err(|error| failed(&error))?;
         let bundles = ca.watch_bundle();
         let first = settings(&Arc::new(svid.clone()), &bundles.borrow());
         let (sender, tls) = watch::channel(Arc::new(first));
-        match admin::listen(&config.ca_dir) {
-            Ok(socket) => drop(tasks.spawn(until(stop.clone(), admin::serve(socket, Arc::clone(&ca))))),
-            Err(error) => {
-                tracing::error!(%error, "the CA's admin socket cannot be opened: `squire ca revoke` and `rotate` will not work beside this process")
-            }
-        }
-        tasks.spawn(until(stop.clone(), Arc::clone(&ca).maintain()));
         tasks.spawn(until(stop.clone(), renew(Arc::clone(&ca), id, svid, bundles, sender)));
         Ok(Self {
             ca,
             store,
+            directory,
+            reviewer,
             tls,
             metrics: metrics.clone(),
             jwt: config.jwt.clone(),
         })
     }
 
-    /// Shows whether anything still holds the CA's directory, and so its lock.
-    pub fn directory(&self) -> Weak<DirStore> {
+    /// Shows whether anything still holds the CA's store, and so the lock of its directory.
+    pub fn store(&self) -> Weak<dyn Store> {
         Arc::downgrade(&self.store)
+    }
+
+    /// What the CA holds, for people: no secret is in it. To be called where blocking is allowed.
+    pub fn view(&self) -> impl Fn() -> Result<serde_json::Value, String> + Send + Sync + use<> {
+        let ca = Arc::clone(&self.ca);
+        move || {
+            let status = ca.status().map_err(|error| error.to_string())?;
+            serde_json::to_value(&status).map_err(|error| error.to_string())
+        }
     }
 
     /// What the listener shows, renewed by itself.
@@ -114,23 +147,25 @@ impl Issuing {
 
     /// Tells other processes on this machine where the service is.
     pub fn advertise(&self, address: std::net::SocketAddr) {
-        if let Err(error) = self.store.advertise(address) {
+        if let Some(Err(error)) = self.directory.as_ref().map(|directory| directory.advertise(address)) {
             tracing::warn!(%error, "commands on this machine will not find this CA by themselves");
         }
     }
 
-    /// The issuing service.
+    /// The issuing service, which refuses whoever is `revoked`.
     ///
     /// # Errors
     /// When the keys of the token issuer cannot be read.
-    pub fn service(&self) -> Result<IssuingServer, ControlError> {
+    pub fn service(&self, revoked: watch::Receiver<Arc<Revocations>>) -> Result<IssuingServer, ControlError> {
         let domain = self.ca.trust_domain().clone();
-        let store: Arc<dyn Store> = Arc::<DirStore>::clone(&self.store);
         let mut attestors: Vec<Box<dyn Attestor>> = vec![
-            Box::new(JoinTokens::new(store, domain.clone())),
+            Box::new(JoinTokens::new(Arc::clone(&self.store), domain.clone())),
             Box::new(Renewal::new(domain.clone())),
         ];
-        if let Some(jwt) = &self.jwt {
+        // The cluster's own word on its tokens, and no other beside it.
+        if let Some(client) = &self.reviewer {
+            attestors.push(Box::new(ServiceAccounts::new(client.clone(), domain.clone())));
+        } else if let Some(jwt) = &self.jwt {
             let config = OidcConfig {
                 issuer: jwt.issuer.clone(),
                 audience: jwt.audience.clone(),
@@ -140,7 +175,7 @@ impl Issuing {
             attestors.push(Box::new(oidc));
         }
         let observer = Counting::new(&self.metrics).map_err(ControlError::Metrics)?;
-        let service = IssuingService::new(Arc::clone(&self.ca), attestors, self.revocations(), Arc::new(observer));
+        let service = IssuingService::new(Arc::clone(&self.ca), attestors, revoked, Arc::new(observer));
         Ok(InterceptedService::new(service.into_server(), name_peer))
     }
 }
@@ -149,6 +184,15 @@ impl Issuing {
 fn own_id(config: &Config) -> Result<SpiffeId, ControlError> {
     SpiffeId::workload(&config.trust_domain, ports::SYSTEM_NAMESPACE, ports::CONTROL_ACCOUNT)
         .map_err(|error| ControlError::ca(&config.ca_dir, &error))
+}
+
+fn open_socket(dir: &Path, ca: &Arc<CertificateAuthority>, stop: &CancellationToken, tasks: &TaskTracker) {
+    match admin::listen(dir) {
+        Ok(socket) => drop(tasks.spawn(until(stop.clone(), admin::serve(socket, Arc::clone(ca))))),
+        Err(error) => {
+            tracing::error!(%error, "the CA's admin socket cannot be opened: `squire ca revoke` and `rotate` will not work beside this process")
+        }
+    }
 }
 
 type Opened = (Arc<CertificateAuthority>, Arc<DirStore>);

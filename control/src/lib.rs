@@ -1,4 +1,4 @@
-//! The control plane: sources (a directory of Kubernetes objects) → facts → compile → push. It hosts the CA's issuing
+//! The control plane: sources (a directory of Kubernetes objects, or an API server) → facts → compile → push. It hosts the CA's issuing
 //! service, but signing and deciding never import each other.
 
 pub mod admin;
@@ -8,6 +8,7 @@ mod error;
 pub mod facts;
 pub mod inventory;
 pub mod issuing;
+pub mod lease;
 pub mod listener;
 pub mod manifest;
 pub mod metrics;

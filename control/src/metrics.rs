@@ -32,6 +32,11 @@ pub struct Metrics {
     pub connections: IntGauge,
     pub handshakes: IntCounterVec,
     pub limit_hits: IntCounterVec,
+    pub leads: IntGauge,
+    pub watch_up: IntGaugeVec,
+    pub watch_events: IntCounterVec,
+    pub watch_errors: IntCounterVec,
+    pub remarks: IntCounterVec,
 }
 
 impl Metrics {
@@ -127,6 +132,30 @@ impl Metrics {
                 &["outcome"],
             )?,
             limit_hits: counter("limit_hits_total", "Times that a limit made somebody wait", &["limit"])?,
+            leads: gauge(
+                "leads",
+                "1 while this replica leads: it keeps the CA in order and writes remarks",
+            )?,
+            watch_up: gauges(
+                "watch_up",
+                "1 while a kind of the API server is followed; 0 while it cannot be, or does not exist",
+                &["kind"],
+            )?,
+            watch_events: counter(
+                "watch_events_total",
+                "What watches of the API server said",
+                &["kind", "event"],
+            )?,
+            watch_errors: counter(
+                "watch_errors_total",
+                "Lists and watches that failed and were tried again, by reason",
+                &["reason"],
+            )?,
+            remarks: counter(
+                "remarks_total",
+                "Status conditions and Events written to the API server, by outcome",
+                &["outcome"],
+            )?,
             registry,
         };
         metrics.open_series();

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use squire_mesh::workload::{Service, Workload};
+use squire_mesh::{
+    bundle::TrustBundle,
+    workload::{Service, Workload},
+};
 use tokio::sync::watch;
 
 use crate::{
@@ -17,13 +20,16 @@ use crate::{
 };
 
 /// What the admin endpoint shows of a control plane.
-#[derive(Debug)]
 pub struct ControlPages {
     pub(crate) metrics: Metrics,
     pub(crate) status: watch::Receiver<Arc<Status>>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) reports: Arc<Reports>,
+    /// The roots that everybody must trust.
+    pub(crate) bundle: watch::Receiver<Arc<TrustBundle>>,
+    /// What the CA holds; blocks.
+    pub(crate) ca: Box<dyn Fn() -> Result<Value, String> + Send + Sync>,
 }
 
 const INDEX: &str = "\
@@ -33,6 +39,8 @@ const INDEX: &str = "\
 /debug/sync       every connected proxy: what it was sent, what it has acknowledged, what it reports
 /debug/problems   what is wrong with the files, and which state is in force instead
 /debug/objects    the workloads, services and policies in force
+/ca/status        what the CA holds
+/ca/bundle        the roots that everybody must trust, as PEM
 ";
 
 impl Pages for ControlPages {
@@ -49,6 +57,12 @@ impl Pages for ControlPages {
             "/debug/sync" => Answer::json(&self.sync()),
             "/debug/problems" => Answer::json(&self.problems()),
             "/debug/objects" => Answer::json(&self.objects()),
+            "/ca/bundle" => Answer::text(StatusCode::OK, self.bundle.borrow().to_pem()),
+            // The CA may have to ask its store.
+            "/ca/status" => match tokio::task::block_in_place(|| (self.ca)()) {
+                Ok(status) => Answer::json(&status),
+                Err(why) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, format!("the CA cannot tell: {why}\n")),
+            },
             _ => return None,
         })
     }
@@ -62,9 +76,9 @@ impl ControlPages {
         }
         let mut why = String::from("not ready: ");
         why.push_str(if status.scanned {
-            "these files have never been read without an error, so what they contain is unknown:\n"
+            "these have never been read without an error, so what they contain is unknown:\n"
         } else {
-            "the directory has not been read yet\n"
+            "the objects have not been read yet\n"
         });
         let errors = status
             .problems

@@ -1,4 +1,4 @@
-//! From the directory to the catalog: scan, compile, publish. One task does it, one step after the other; nothing is
+//! From a source of objects to the catalog: scan, compile, publish. One task does it, one step after the other; nothing is
 //! published before everything has been read well once, and what is wrong later never takes away what was right.
 
 use std::{
@@ -21,7 +21,7 @@ use crate::{
     metrics::Metrics,
     push::{Catalog, Content, Encoder, Identities, Kind, Published, Resource},
     routes::Routes,
-    source::{Directory, FileView, Placed, Snapshot, Watch},
+    source::{FileView, Placed, Snapshot, Source},
     tables::Tables,
 };
 
@@ -33,11 +33,11 @@ const UNSETTLED: Duration = Duration::from_millis(100);
 pub struct Status {
     /// Everything has been read well at least once.
     pub complete: bool,
-    /// The directory has been looked at.
+    /// The source has been looked at.
     pub scanned: bool,
     /// What is wrong or odd.
     pub problems: Vec<Problem>,
-    /// The files.
+    /// The files, or the kinds that are watched.
     pub files: Vec<FileView>,
     /// What was published last.
     pub mesh: Mesh,
@@ -65,9 +65,9 @@ impl Status {
     }
 }
 
-/// From the directory to the catalog.
-pub struct Pipeline {
-    directory: Directory,
+/// From a source to the catalog.
+pub struct Pipeline<S> {
+    source: S,
     settings: Settings,
     interner: Interner,
     tables: Tables,
@@ -80,12 +80,12 @@ pub struct Pipeline {
     logged: BTreeSet<String>,
 }
 
-impl Pipeline {
-    /// Publishes what `directory` says into `catalog`.
-    pub fn new(directory: Directory, settings: Settings, catalog: Arc<Catalog>, metrics: Metrics) -> Self {
+impl<S: Source> Pipeline<S> {
+    /// Publishes what `source` says into `catalog`.
+    pub fn new(source: S, settings: Settings, catalog: Arc<Catalog>, metrics: Metrics) -> Self {
         let status = watch::Sender::new(Arc::new(Status::default()));
         Self {
-            directory,
+            source,
             tables: Tables::new(settings.trust_domain.clone()),
             workloads: Encoder::new(Kind::Workload),
             services: Encoder::new(Kind::Service),
@@ -104,8 +104,8 @@ impl Pipeline {
         self.status.subscribe()
     }
 
-    /// Follows the directory until `stop`.
-    pub async fn run(mut self, mut watch: Watch, stop: CancellationToken) {
+    /// Follows the source until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
         loop {
             // Reading, parsing and compiling block: not on a thread that serves streams.
             let stepped = tokio::task::spawn_blocking(move || {
@@ -116,14 +116,14 @@ impl Pipeline {
             (self, unsettled) = match stepped.await {
                 Ok(stepped) => stepped,
                 Err(error) => {
-                    tracing::error!(%error, "following the directory has failed: what was published stays in force");
+                    tracing::error!(%error, "following the source has failed: what was published stays in force");
                     return stop.cancel();
                 }
             };
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(UNSETTLED), if unsettled => {}
-                () = watch.due() => {}
+                () = self.source.due() => {}
             }
         }
     }
@@ -131,13 +131,13 @@ impl Pipeline {
     /// One look. Whether to look again soon.
     fn step(&mut self) -> bool {
         let started = Instant::now();
-        let scan = self.directory.scan(&mut self.interner);
+        let scan = self.source.scan(&mut self.interner);
         self.metrics
             .scans
             .with_label_values(&[if scan.changed { "changed" } else { "same" }])
             .inc();
         let stale = self
-            .directory
+            .source
             .stale_since()
             .and_then(|since| SystemTime::now().duration_since(since).ok());
         self.metrics
@@ -157,7 +157,7 @@ impl Pipeline {
             files,
             complete,
             places,
-        } = self.directory.snapshot();
+        } = self.source.snapshot();
         let mut mesh = compile::mesh(&inventory, &self.settings, &mut self.interner);
         problems.extend(mesh.remarks.iter().map(|remark| remarked(remark, &places)));
         problems.extend(self.routes.attach(&others, &mut mesh.services));

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use squire_ca::store::DirStore;
+use squire_ca::store::Store;
 use squire_mesh::{bundle::TrustBundle, ports, svid::Revocations, wire::squire as wire};
 use tokio::{net::TcpListener, sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -15,16 +15,20 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admin,
     compile::Settings,
-    config::Config,
+    config::{Config, Kubernetes, Objects},
     error::ControlError,
-    issuing::Issuing,
+    issuing::{Issuing, Shared},
+    lease::Candidate,
     listener::Door,
     metrics::Metrics,
     pages::ControlPages,
-    pipeline::{Pipeline, record},
+    pipeline::{Pipeline, Status, record},
     push::{Ads, Catalog, Fleet, Kind, Resource},
     reports::Reports,
-    source::{Directory, Watch},
+    source::{
+        Directory, Source,
+        kubernetes::{Cluster, publish_remarks},
+    },
     tables,
 };
 
@@ -44,7 +48,15 @@ const SWEEP: Duration = Duration::from_secs(60);
 /// When it cannot start, or an endpoint fails.
 pub async fn run(config: Config) -> Result<(), ControlError> {
     let signal = stop_signal()?;
-    let running = Running::start(config).await?;
+    tokio::pin!(signal);
+    // A cluster that does not answer is waited for, but not against a signal.
+    let running = tokio::select! {
+        running = Running::start(config) => running?,
+        signal = &mut signal => {
+            tracing::info!(signal, "stopping before the control plane has started");
+            return Ok(());
+        }
+    };
     tokio::select! {
         signal = signal => tracing::info!(signal, "stopping"),
         () = running.stop.cancelled() => tracing::error!("stopping, because a part of the control plane has failed"),
@@ -60,7 +72,7 @@ pub struct Running {
     tasks: TaskTracker,
     server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     grace: Duration,
-    ca_directory: Weak<DirStore>,
+    ca_store: Weak<dyn Store>,
 }
 
 impl Running {
@@ -74,12 +86,22 @@ impl Running {
         let admin = listen("the admin endpoint (--admin)", config.admin).await?;
         let metrics = Metrics::new().map_err(ControlError::Metrics)?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let issuing = Issuing::open(&config, &metrics, &stop, &tasks).await?;
-        let ca_directory = issuing.directory();
-        let revoked = issuing.revocations();
-        let issuer = issuing.service()?;
-
         let (catalog, fleet) = (Arc::new(Catalog::default()), Arc::new(Fleet::default()));
+        let parts = Parts {
+            config: &config,
+            catalog: &catalog,
+            metrics: &metrics,
+            stop: &stop,
+            tasks: &tasks,
+        };
+        let cluster = parts.enter_cluster().await?;
+        let shared = cluster.as_ref().filter(|_| config.ca_dir.as_os_str().is_empty());
+        let shared = shared.map(Member::shared_ca);
+        let issuing = Issuing::open(&config, shared, &metrics, &stop, &tasks).await?;
+        let ca_store = issuing.store();
+        let (status, gone) = parts.follow_objects(cluster.as_ref());
+        let revoked = parts.all_revoked(issuing.revocations(), gone);
+        let issuer = issuing.service(revoked.clone())?;
         let reports = Reports::new(Arc::clone(&catalog), metrics.clone());
         let ads = Ads::new(
             Arc::clone(&catalog),
@@ -88,13 +110,14 @@ impl Running {
             revoked.clone(),
             stop.clone(),
         );
-        let pipeline = pipeline(&config, &catalog, &metrics);
         let pages = ControlPages {
             metrics: metrics.clone(),
-            status: pipeline.status(),
+            status,
             catalog: Arc::clone(&catalog),
             fleet,
             reports: Arc::clone(&reports),
+            bundle: issuing.bundle(),
+            ca: Box::new(issuing.view()),
         };
 
         let door = Door {
@@ -121,11 +144,10 @@ impl Running {
                     .serve_with_incoming_shutdown(door.open(grpc), stop.clone().cancelled_owned()),
             ),
             grace: config.limits.grace,
-            ca_directory,
+            ca_store,
             stop: stop.clone(),
             tasks: tasks.clone(),
         };
-        tasks.spawn(pipeline.run(Watch::new(&config.dir), stop.clone()));
         tasks.spawn(publish_revocations(
             revoked,
             Arc::clone(&catalog),
@@ -135,7 +157,7 @@ impl Running {
         tasks.spawn(publish_bundle(issuing.bundle(), catalog, metrics, stop.clone()));
         tasks.spawn(sweep(reports, stop.clone()));
         tasks.spawn(admin::serve(admin, Arc::new(pages), stop));
-        tracing::info!(grpc = %grpc_address, admin = %admin_address, dir = %config.dir.display(), "the control plane has started");
+        tracing::info!(grpc = %grpc_address, admin = %admin_address, objects = %config.objects, "the control plane has started");
         Ok(running)
     }
 
@@ -160,12 +182,12 @@ impl Running {
         let ended = timeout(self.grace, async { tokio::join!(self.server, self.tasks.wait()).0 }).await;
         // Connections and the log's writer let go of the CA a moment later; only then may another process run it.
         let released = async {
-            while self.ca_directory.strong_count() > 0 {
+            while self.ca_store.strong_count() > 0 {
                 tokio::time::sleep(RELEASE).await;
             }
         };
         if timeout(RELEASE_LIMIT, released).await.is_err() {
-            tracing::warn!("the CA directory is still held; it is free once this process has ended");
+            tracing::warn!("the CA's store is still held; it is free once this process has ended");
         }
         match ended {
             Ok(Ok(served)) => served.map_err(ControlError::Serve),
@@ -179,17 +201,131 @@ impl Running {
     }
 }
 
-fn pipeline(config: &Config, catalog: &Arc<Catalog>, metrics: &Metrics) -> Pipeline {
-    let settings = Settings {
-        trust_domain: config.trust_domain.clone(),
-        cluster_domain: config.cluster_domain.clone(),
-    };
-    Pipeline::new(
-        Directory::new(&config.dir, tables::review()),
-        settings,
-        Arc::clone(catalog),
-        metrics.clone(),
-    )
+/// What the parts of a control plane are started with.
+struct Parts<'a> {
+    config: &'a Config,
+    catalog: &'a Arc<Catalog>,
+    metrics: &'a Metrics,
+    stop: &'a CancellationToken,
+    tasks: &'a TaskTracker,
+}
+
+/// This process as one of the replicas in a cluster.
+struct Member {
+    client: kube::Client,
+    namespace: String,
+    replica: String,
+    leads: watch::Receiver<bool>,
+}
+
+impl Member {
+    fn shared_ca(&self) -> Shared {
+        Shared::new(self.client.clone(), &self.namespace, self.leads.clone())
+    }
+}
+
+type Revoked = watch::Receiver<Arc<Revocations>>;
+
+impl Parts<'_> {
+    /// Finds the cluster, where there is one, and stands for election among the replicas.
+    async fn enter_cluster(&self) -> Result<Option<Member>, ControlError> {
+        let Objects::Kubernetes(kubernetes) = &self.config.objects else {
+            return Ok(None);
+        };
+        let client = kubernetes.access.client().await?;
+        let Kubernetes {
+            namespace,
+            replica,
+            lease,
+            ..
+        } = kubernetes;
+        let candidate = Candidate::new(client.clone(), namespace, replica, *lease, self.metrics.clone());
+        let leads = candidate.leads();
+        self.tasks.spawn(candidate.run(self.stop.clone()));
+        Ok(Some(Member {
+            client,
+            namespace: namespace.clone(),
+            replica: replica.clone(),
+            leads,
+        }))
+    }
+
+    /// Starts to follow the objects, wherever they come from. Besides, who is revoked because of them.
+    fn follow_objects(&self, member: Option<&Member>) -> (watch::Receiver<Arc<Status>>, Option<Revoked>) {
+        let Some(member) = member else {
+            // Without a cluster there is a directory.
+            let dir = match &self.config.objects {
+                Objects::Directory(dir) => dir.clone(),
+                Objects::Kubernetes(_) => Default::default(),
+            };
+            return (self.publish(Directory::new(dir, tables::review()).watched()), None);
+        };
+        let domain = self.config.trust_domain.clone();
+        let cluster = Cluster::watch(
+            &member.client,
+            domain,
+            tables::review(),
+            self.metrics,
+            self.stop,
+            self.tasks,
+        );
+        let gone = cluster.revoked();
+        let remarks = publish_remarks(
+            member.client.clone(),
+            cluster.mirror(),
+            member.leads.clone(),
+            member.replica.clone(),
+            self.metrics.clone(),
+        );
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = remarks => {}
+            }
+        });
+        (self.publish(cluster), Some(gone))
+    }
+
+    /// Publishes what a source says.
+    fn publish<S: Source>(&self, source: S) -> watch::Receiver<Arc<Status>> {
+        let settings = Settings {
+            trust_domain: self.config.trust_domain.clone(),
+            cluster_domain: self.config.cluster_domain.clone(),
+        };
+        let pipeline = Pipeline::new(source, settings, Arc::clone(self.catalog), self.metrics.clone());
+        let status = pipeline.status();
+        self.tasks.spawn(pipeline.run(self.stop.clone()));
+        status
+    }
+
+    /// What the CA has revoked, and what is revoked because of the objects.
+    fn all_revoked(&self, ca: Revoked, objects: Option<Revoked>) -> Revoked {
+        let Some(objects) = objects else { return ca };
+        let (sender, all) = watch::channel(Arc::new(merged(&ca, &objects)));
+        let (mut ca, mut objects, stop) = (ca, objects, self.stop.clone());
+        self.tasks.spawn(async move {
+            loop {
+                let changed = tokio::select! {
+                    () = stop.cancelled() => return,
+                    changed = ca.changed() => changed,
+                    changed = objects.changed() => changed,
+                };
+                if changed.is_err() {
+                    return;
+                }
+                (ca.mark_unchanged(), objects.mark_unchanged());
+                sender.send_replace(Arc::new(merged(&ca, &objects)));
+            }
+        });
+        all
+    }
+}
+
+fn merged(ca: &Revoked, objects: &Revoked) -> Revocations {
+    let mut all = (**objects.borrow()).clone();
+    all.extend(&ca.borrow());
+    all
 }
 
 /// Pushes what is revoked whenever it changes.

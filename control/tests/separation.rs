@@ -23,7 +23,7 @@ const DECIDING: [&str; 6] = [
     "mesh::policy",
 ];
 /// Files that sign.
-const SIGNS: [&str; 1] = ["issuing.rs"];
+const SIGNS: [&str; 2] = ["issuing.rs", "shared.rs"];
 /// Files that put the rooms together.
 const JOINS: [&str; 2] = ["plane.rs", "lib.rs"];
 

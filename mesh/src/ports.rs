@@ -29,6 +29,10 @@ pub const INJECTED: &str = "squire.mesh/injected";
 pub const SYSTEM_NAMESPACE: &str = "squire-system";
 /// Service account of the control plane.
 pub const CONTROL_ACCOUNT: &str = "squire-control";
+/// ConfigMap with the mesh's roots, in every meshed namespace and in the control plane's own.
+pub const BUNDLE_CONFIG_MAP: &str = "squire-trust-bundle";
+/// Its key: PEM certificates.
+pub const BUNDLE_KEY: &str = "root.pem";
 /// Audience that tokens presented to the CA must name.
 pub const CA_AUDIENCE: &str = "squire-ca";
 

@@ -12,6 +12,7 @@ mod http2;
 mod identity;
 mod issuing;
 mod joining;
+mod kubernetes;
 mod mistakes;
 mod modes;
 mod outages;

@@ -17,6 +17,8 @@ use crate::store::{Store, StoreError};
 const QUEUE: usize = 1024;
 /// Entries that share one sync at most.
 const BATCH: usize = 256;
+/// How often another replica may have appended first before whoever waits is told so.
+const OVERTAKEN: usize = 100;
 
 /// A handle to the writer; it ends when the last handle is dropped.
 #[derive(Debug, Clone)]
@@ -175,25 +177,51 @@ impl Writer {
     }
 
     fn write(&mut self, batch: &mut Vec<Pending>) {
-        let mut lines = Vec::new();
-        let mut head = self.head;
-        let mut answers = Vec::with_capacity(batch.len());
-        for pending in batch.drain(..) {
-            match head.extend(pending.event, pending.now) {
+        let batch = std::mem::take(batch);
+        let mut overtaken = 0;
+        let (numbers, result) = loop {
+            let (numbers, lines, head) = self.entries(&batch);
+            match self.commit(&lines, &head) {
+                // A log that several replicas share: ours follow after theirs.
+                Err(LogError::Store(error)) if overtaken < OVERTAKEN => match &*error {
+                    StoreError::Moved { head, .. } => {
+                        self.head = **head;
+                        overtaken += 1;
+                    }
+                    _ => break (numbers, Err(LogError::Store(error))),
+                },
+                result => break (numbers, result),
+            }
+        };
+        if let Err(error) = &result {
+            self.dirty = true;
+            tracing::error!(%error, "the issuance log cannot be written: no certificate is issued until it can");
+        }
+        for (pending, number) in batch.into_iter().zip(numbers) {
+            // A sender that no longer waits has given up on its certificate. An event is plain text and always becomes JSON;
+            // should it not, its sender hears "closed".
+            let _ = number.map(|number| pending.done.send(result.clone().map(|()| number)));
+        }
+    }
+
+    /// The lines of these entries after the head, their numbers, and the head after them.
+    fn entries(&self, batch: &[Pending]) -> (Vec<Option<u64>>, Vec<u8>, Head) {
+        let (mut lines, mut head) = (Vec::new(), self.head);
+        let numbers = batch
+            .iter()
+            .map(|pending| match head.extend(pending.event.clone(), pending.now) {
                 Ok((line, next)) => {
                     lines.extend(line);
                     head = next;
-                    answers.push((pending.done, next.count));
+                    Some(next.count)
                 }
-                // An event is plain text and always becomes JSON; should it not, its sender hears "closed".
-                Err(error) => tracing::error!(%error, "an issuance log entry could not be written as JSON"),
-            }
-        }
-        let result = self.commit(&lines, &head);
-        for (done, number) in answers {
-            // A sender that no longer waits has given up on its certificate.
-            let _ = done.send(result.clone().map(|()| number));
-        }
+                Err(error) => {
+                    tracing::error!(%error, "an issuance log entry could not be written as JSON");
+                    None
+                }
+            });
+        let numbers = numbers.collect();
+        (numbers, lines, head)
     }
 
     fn commit(&mut self, lines: &[u8], head: &Head) -> Result<(), LogError> {
@@ -201,11 +229,7 @@ impl Writer {
             self.store.cut_log(&self.head)?;
             self.dirty = false;
         }
-        if let Err(error) = self.store.append_log(lines, head) {
-            self.dirty = true;
-            tracing::error!(%error, "the issuance log cannot be written: no certificate is issued until it can");
-            return Err(error.into());
-        }
+        self.store.append_log(lines, head)?;
         self.head = *head;
         Ok(())
     }

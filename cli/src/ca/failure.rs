@@ -13,7 +13,14 @@ use crate::exit::Failure;
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Io { .. } | StoreError::Locked { .. } | StoreError::ReadOnly(_) => Self::unavailable(error),
+            StoreError::Io { .. }
+            | StoreError::Locked { .. }
+            | StoreError::ReadOnly(_)
+            | StoreError::Api { .. }
+            | StoreError::Silent { .. }
+            | StoreError::Changed { .. }
+            | StoreError::Follower(_)
+            | StoreError::Moved { .. } => Self::unavailable(error),
             StoreError::NotInitialised(_)
             | StoreError::AlreadyInitialised { .. }
             | StoreError::OtherTrustDomain { .. }

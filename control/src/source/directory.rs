@@ -12,7 +12,10 @@ use std::{
 use serde::Serialize;
 use squire_mesh::workload::Interner;
 
-use super::file::{File, Look, Review};
+use super::{
+    Source, Watch,
+    file::{File, Look, Review},
+};
 use crate::{
     inventory::Inventory,
     manifest::{Object, Problem, Severity},
@@ -31,9 +34,10 @@ pub struct Directory {
     unreadable: Vec<Problem>,
     /// Every file was good at some moment.
     complete: bool,
+    watch: Option<Watch>,
 }
 
-/// What the directory says at one moment.
+/// What a source says at one moment.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// Facts about namespaces, workloads and services.
@@ -42,18 +46,18 @@ pub struct Snapshot {
     pub others: Vec<Arc<Object>>,
     /// What is wrong, file by file.
     pub problems: Vec<Problem>,
-    /// The files.
+    /// The files, or the kinds that are watched.
     pub files: Vec<FileView>,
-    /// Every file has been good at least once: what is known is all there is to know.
+    /// Every file has been good (every kind has been listed) at least once: what is known is all there is to know.
     pub complete: bool,
     /// Where each object stands: file, document, line.
     pub places: BTreeMap<String, Placed>,
 }
 
-/// The state of one file.
+/// The state of one file, or of one kind that is watched.
 #[derive(Clone, Debug, Serialize)]
 pub struct FileView {
-    /// Its name, relative to the directory.
+    /// Its name, relative to the directory; or the kind, as kubectl has it.
     pub file: String,
     /// Whether its current content is in force.
     pub good: bool,
@@ -66,7 +70,7 @@ pub struct FileView {
 /// File, document and line of an object.
 pub type Placed = (Arc<str>, usize, usize);
 
-/// What came of a look at the directory.
+/// What came of a look at the source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scan {
     /// Something is different.
@@ -85,11 +89,46 @@ impl Directory {
             files: BTreeMap::new(),
             unreadable,
             complete: false,
+            watch: None,
         }
     }
 
-    /// Reads what may have changed since the last scan.
-    pub fn scan(&mut self, interner: &mut Interner) -> Scan {
+    /// Lets the kernel watch it from now on.
+    #[must_use]
+    pub fn watched(mut self) -> Self {
+        self.watch = Some(Watch::new(&self.root));
+        self
+    }
+
+    /// Files that are gone are gone on purpose, unless their directory could not be read. Whether there were any.
+    fn forget_missing(&mut self, walk: &Walk) -> bool {
+        let before = self.files.len();
+        let hidden = |path: &Path| walk.unreadable.iter().any(|(directory, _)| path.starts_with(directory));
+        self.files.retain(|path, _| walk.files.contains(path) || hidden(path));
+        self.files.len() != before
+    }
+
+    fn directory_problem(&self, path: &Path, why: &str) -> Problem {
+        Problem {
+            severity: Severity::Error,
+            file: path
+                .strip_prefix(&self.root)
+                .unwrap_or(path)
+                .join("")
+                .to_string_lossy()
+                .into(),
+            document: 0,
+            line: 0,
+            object: None,
+            path: String::new(),
+            message: format!("the directory {} cannot be read: {why}", path.display()),
+            fix: "what was last read from it stays in force: make it readable again".to_owned(),
+        }
+    }
+}
+
+impl Source for Directory {
+    fn scan(&mut self, interner: &mut Interner) -> Scan {
         let mut walk = Walk::default();
         walk.enter(&self.root, 0);
         let mut scan = Scan {
@@ -126,16 +165,7 @@ impl Directory {
         scan
     }
 
-    /// Files that are gone are gone on purpose, unless their directory could not be read. Whether there were any.
-    fn forget_missing(&mut self, walk: &Walk) -> bool {
-        let before = self.files.len();
-        let hidden = |path: &Path| walk.unreadable.iter().any(|(directory, _)| path.starts_with(directory));
-        self.files.retain(|path, _| walk.files.contains(path) || hidden(path));
-        self.files.len() != before
-    }
-
-    /// What the directory says now.
-    pub fn snapshot(&self) -> Snapshot {
+    fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot {
             complete: self.complete,
             ..Snapshot::default()
@@ -177,28 +207,14 @@ impl Directory {
         snapshot
     }
 
-    /// Files whose last good state stands in for what they say now: when that state was read.
-    pub fn stale_since(&self) -> Option<SystemTime> {
+    fn stale_since(&self) -> Option<SystemTime> {
         let bad = self.files.values().filter(|file| file.is_bad());
         bad.filter_map(|file| file.good.as_ref().map(|good| good.since)).min()
     }
 
-    fn directory_problem(&self, path: &Path, why: &str) -> Problem {
-        Problem {
-            severity: Severity::Error,
-            file: path
-                .strip_prefix(&self.root)
-                .unwrap_or(path)
-                .join("")
-                .to_string_lossy()
-                .into(),
-            document: 0,
-            line: 0,
-            object: None,
-            path: String::new(),
-            message: format!("the directory {} cannot be read: {why}", path.display()),
-            fix: "what was last read from it stays in force: make it readable again".to_owned(),
-        }
+    async fn due(&mut self) {
+        let watch = self.watch.get_or_insert_with(|| Watch::new(&self.root));
+        watch.due().await;
     }
 }
 

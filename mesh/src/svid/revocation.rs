@@ -82,6 +82,17 @@ impl Revocations {
         self.serials.insert(serial, reason.into());
     }
 
+    /// Adds all of another list; what is in both is as the other says.
+    pub fn extend(&mut self, other: &Self) {
+        let identities = other.identities.iter().map(|(id, entry)| (id.clone(), entry.clone()));
+        self.identities.extend(identities);
+        let serials = other
+            .serials
+            .iter()
+            .map(|(serial, reason)| (serial.clone(), reason.clone()));
+        self.serials.extend(serials);
+    }
+
     /// Nothing is revoked.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -1,0 +1,506 @@
+//! What is known of the API server's objects: each one's last good state, what is wrong with its latest, and how well each
+//! kind is followed. A list replaces the objects of its kind in one step. Whoever asks gets a snapshot; whoever waits is
+//! told of a change only when there is one that matters.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use kube::runtime::watcher::Event;
+use squire_mesh::{spiffe::TrustDomain, svid::Revocations, workload::Interner};
+use tokio::sync::watch;
+
+use super::{
+    accounts::Accounts,
+    kinds::{KINDS, Kind, Role},
+    raw::Raw,
+    remarks::{Condition, Judged},
+};
+use crate::{
+    facts::{self, Key},
+    inventory::SharedFact,
+    manifest::{Object, Problem, Severity},
+    push::epoch_seconds,
+    source::{FileView, Review, Snapshot},
+};
+
+/// What is known of the API server's objects.
+pub struct Mirror {
+    domain: TrustDomain,
+    review: Review,
+    state: Mutex<State>,
+    changes: watch::Sender<u64>,
+    revoked: watch::Sender<Arc<Revocations>>,
+}
+
+#[derive(Default)]
+struct State {
+    interner: Interner,
+    generation: u64,
+    complete: bool,
+    kinds: [Followed; KINDS.len()],
+    accounts: Accounts,
+}
+
+/// What is known of one kind.
+#[derive(Default)]
+struct Followed {
+    objects: BTreeMap<Key, Held>,
+    /// A list that has begun, and is not whole yet.
+    incoming: Option<BTreeMap<Key, Held>>,
+    /// When a list was last complete.
+    listed: Option<SystemTime>,
+    /// There is no such kind on this API server.
+    absent: bool,
+    trouble: Option<Trouble>,
+}
+
+struct Trouble {
+    since: SystemTime,
+    why: String,
+    fix: &'static str,
+}
+
+/// One object.
+#[derive(Clone)]
+pub(super) struct Held {
+    content: Content,
+    /// What is wrong with its latest version.
+    problems: Vec<Problem>,
+    /// Since when `content` is of an earlier version.
+    stale_since: Option<SystemTime>,
+    /// What its status says of it, as far as that is ours.
+    judged: Option<Judged>,
+}
+
+#[derive(Clone)]
+enum Content {
+    /// Nothing good was ever read of it.
+    Unknown,
+    Fact(SharedFact),
+    Object(Arc<Object>),
+    Account,
+}
+
+impl Mirror {
+    /// Nothing is known yet.
+    pub(super) fn new(domain: TrustDomain, review: Review) -> Self {
+        Self {
+            domain,
+            review,
+            state: Mutex::default(),
+            changes: watch::Sender::default(),
+            revoked: watch::Sender::default(),
+        }
+    }
+
+    /// Tells of every change that matters.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub(super) fn revoked(&self) -> watch::Receiver<Arc<Revocations>> {
+        self.revoked.subscribe()
+    }
+
+    /// Takes in what a watch has said.
+    pub(super) fn apply(&self, kind: &'static Kind, event: Event<Raw>) {
+        let now = SystemTime::now();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let followed = &mut state.kinds[kind.index()];
+        let mut changed = followed.trouble.take().is_some();
+        followed.absent = false;
+        match event {
+            Event::Init => followed.incoming = Some(BTreeMap::new()),
+            Event::InitApply(raw) => {
+                let read = self.read(
+                    kind,
+                    raw,
+                    &followed.objects,
+                    &mut state.interner,
+                    &mut state.accounts,
+                    now,
+                );
+                if let (Some((key, held)), Some(incoming)) = (read, &mut followed.incoming) {
+                    incoming.insert(key, held);
+                }
+            }
+            Event::InitDone => {
+                let listed = followed.incoming.take().unwrap_or_default();
+                changed |= followed.listed.is_none() || !same(&listed, &followed.objects);
+                if kind.role == Role::Account {
+                    let gone = followed.objects.keys().filter(|key| !listed.contains_key(*key));
+                    gone.for_each(|key| state.accounts.deleted(key, now));
+                }
+                followed.objects = listed;
+                followed.listed = Some(now);
+            }
+            Event::Apply(raw) => {
+                let read = self.read(
+                    kind,
+                    raw,
+                    &followed.objects,
+                    &mut state.interner,
+                    &mut state.accounts,
+                    now,
+                );
+                if let Some((key, held)) = read {
+                    let before = followed.objects.insert(key.clone(), held);
+                    changed |= before.is_none_or(|before| !before.like(&followed.objects[&key]));
+                }
+            }
+            Event::Delete(raw) => {
+                let key = key_of(&raw, &mut state.interner);
+                changed |= followed.objects.remove(&key).is_some();
+                if kind.role == Role::Account {
+                    state.accounts.deleted(&key, now);
+                }
+            }
+        }
+        self.settle(state, changed, now);
+    }
+
+    /// There is no such kind: all of its objects are gone with it.
+    pub(super) fn absent(&self, kind: &'static Kind) {
+        let now = SystemTime::now();
+        let mut state = self.lock();
+        let followed = &mut state.kinds[kind.index()];
+        let news = !followed.absent || followed.trouble.is_some();
+        *followed = Followed {
+            absent: true,
+            listed: Some(now),
+            ..Followed::default()
+        };
+        self.settle(&mut state, news, now);
+    }
+
+    /// A kind cannot be followed; what was read of it stays.
+    pub(super) fn troubled(&self, kind: &'static Kind, why: String, fix: &'static str) {
+        let now = SystemTime::now();
+        let mut state = self.lock();
+        let trouble = &mut state.kinds[kind.index()].trouble;
+        let since = trouble.as_ref().map_or(now, |trouble| trouble.since);
+        let news = trouble.as_ref().is_none_or(|trouble| trouble.why != why);
+        *trouble = Some(Trouble { since, why, fix });
+        self.settle(&mut state, news, now);
+    }
+
+    /// A kind is followed again, although nothing has happened.
+    pub(super) fn well(&self, kind: &'static Kind) {
+        let mut state = self.lock();
+        let news = state.kinds[kind.index()].trouble.take().is_some();
+        self.settle(&mut state, news, SystemTime::now());
+    }
+
+    /// Forgets what concerns nothing any more; the number of the last change.
+    pub(super) fn tidy(&self, now: SystemTime) -> u64 {
+        let mut state = self.lock();
+        state.interner.trim();
+        let forgotten = state.accounts.forget_old(now);
+        self.settle(&mut state, forgotten, now);
+        state.generation
+    }
+
+    /// What is known now.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let state = self.lock();
+        let mut snapshot = Snapshot {
+            complete: state.complete,
+            ..Snapshot::default()
+        };
+        let unlisted = KINDS
+            .iter()
+            .zip(&state.kinds)
+            .filter(|(_, followed)| followed.listed.is_none());
+        let unlisted: Vec<_> = unlisted.map(|(kind, _)| kind.label()).collect();
+        if !unlisted.is_empty() {
+            snapshot
+                .problems
+                .push(problem(unlisted.join(", "), "not listed yet".to_owned(), ""));
+        }
+        for (kind, followed) in KINDS.iter().zip(&state.kinds) {
+            snapshot.problems.extend(followed.problem(kind));
+            snapshot.files.push(FileView {
+                file: kind.label().to_owned(),
+                good: followed.listed.is_some() && followed.trouble.is_none(),
+                in_force_since: followed.listed.map(epoch_seconds),
+                bad_since: followed.trouble.as_ref().map(|trouble| epoch_seconds(trouble.since)),
+            });
+            for held in followed.objects.values() {
+                snapshot.problems.extend(held.problems.iter().cloned());
+                match &held.content {
+                    Content::Fact(fact) => drop(snapshot.inventory.add(fact.clone())),
+                    Content::Object(object) => snapshot.others.push(Arc::clone(object)),
+                    Content::Unknown | Content::Account => {}
+                }
+            }
+        }
+        snapshot
+    }
+
+    /// The oldest moment since when a last good state stands in for something.
+    pub(super) fn stale_since(&self) -> Option<SystemTime> {
+        let state = self.lock();
+        let troubled = state.kinds.iter().filter(|followed| followed.listed.is_some());
+        let troubled = troubled.filter_map(|followed| followed.trouble.as_ref().map(|trouble| trouble.since));
+        let objects = state.kinds.iter().flat_map(|followed| followed.objects.values());
+        troubled.chain(objects.filter_map(|held| held.stale_since)).min()
+    }
+
+    /// Conditions that the status of an object should have, and has not.
+    pub(super) fn conditions_due(&self) -> Vec<Condition> {
+        let state = self.lock();
+        let kept = KINDS
+            .iter()
+            .zip(&state.kinds)
+            .filter(|(kind, _)| kind.role == Role::Kept);
+        let held = kept.flat_map(|(kind, followed)| followed.objects.iter().map(move |(key, held)| (kind, key, held)));
+        held.filter_map(|(kind, key, held)| Condition::due(kind, key, held.judged.as_ref()?, &held.problems))
+            .collect()
+    }
+
+    /// Reads one object; none: it has no name, and so is no object.
+    fn read(
+        &self,
+        kind: &'static Kind,
+        raw: Raw,
+        known: &BTreeMap<Key, Held>,
+        interner: &mut Interner,
+        accounts: &mut Accounts,
+        now: SystemTime,
+    ) -> Option<(Key, Held)> {
+        raw.meta.name.as_ref()?;
+        let key = key_of(&raw, interner);
+        let known = known.get(&key);
+        let held = match kind.role {
+            Role::Account => {
+                accounts.present(&key, &raw);
+                Held::good(Content::Account)
+            }
+            Role::Fact => fact(raw, known, interner, now)?,
+            Role::Kept => self.kept(raw, known, now)?,
+        };
+        Some((key, held))
+    }
+
+    /// A policy, a setting or a route. While its latest version is wrong, the last good one stays; without one, the latest
+    /// itself is in force, of which what is not understood never allows anything.
+    fn kept(&self, raw: Raw, known: Option<&Held>, now: SystemTime) -> Option<Held> {
+        let judged = Some(Judged::read(&raw));
+        let object = Object::from_value("", without_status(raw.value))?;
+        let problems = (self.review)(&object);
+        let before = known
+            .map(|held| &held.content)
+            .filter(|before| matches!(before, Content::Object(_)));
+        let wrong = problems.iter().any(|problem| problem.severity == Severity::Error);
+        let (content, stale_since) = match before {
+            Some(before) if wrong => (
+                before.clone(),
+                Some(known.and_then(|held| held.stale_since).unwrap_or(now)),
+            ),
+            Some(Content::Object(before)) if before.value == object.value => {
+                (Content::Object(Arc::clone(before)), None)
+            }
+            _ => (Content::Object(Arc::new(object)), None),
+        };
+        Some(Held {
+            content,
+            problems,
+            stale_since,
+            judged,
+        })
+    }
+
+    /// Draws what follows from a change, and tells of it if it matters.
+    fn settle(&self, state: &mut State, changed: bool, now: SystemTime) {
+        if !state.complete && state.kinds.iter().all(|followed| followed.listed.is_some()) {
+            state.complete = true;
+            let present = &state.kinds[account_kind()].objects;
+            let facts = state.kinds.iter().flat_map(|followed| followed.objects.values());
+            let pods = facts.filter_map(|held| match &held.content {
+                Content::Fact(SharedFact::Pod(pod)) if !pod.ended => Some(pod),
+                _ => None,
+            });
+            for pod in pods {
+                let key = Key {
+                    namespace: Arc::clone(&pod.key.namespace),
+                    name: Arc::clone(&pod.service_account),
+                };
+                // A pod is only made when its account exists: it has been deleted since.
+                if !present.contains_key(&key) {
+                    state.accounts.deleted(&key, now);
+                }
+            }
+        } else if !changed {
+            return;
+        }
+        if let Some(revocations) = state.accounts.revocations(&self.domain) {
+            self.revoked.send_replace(Arc::new(revocations));
+        }
+        state.generation += 1;
+        // While lists come in there is nothing to do yet; once they are complete, there is.
+        if state.complete || state.kinds.iter().any(|followed| followed.trouble.is_some()) {
+            self.changes.send_replace(state.generation);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is whole before anything that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Followed {
+    /// What is wrong with following a kind.
+    fn problem(&self, kind: &Kind) -> Option<Problem> {
+        let trouble = self.trouble.as_ref()?;
+        let message = if self.listed.is_some() {
+            format!("cannot be watched: {}; what was last read stays in force", trouble.why)
+        } else {
+            format!("cannot be listed: {}", trouble.why)
+        };
+        Some(problem(format!("all {}", kind.plural), message, trouble.fix))
+    }
+}
+
+/// A problem of no file.
+fn problem(object: String, message: String, fix: &str) -> Problem {
+    Problem {
+        severity: Severity::Error,
+        file: "".into(),
+        document: 0,
+        line: 0,
+        object: Some(object),
+        path: String::new(),
+        message,
+        fix: fix.to_owned(),
+    }
+}
+
+impl Held {
+    fn good(content: Content) -> Self {
+        Self {
+            content,
+            problems: Vec::new(),
+            stale_since: None,
+            judged: None,
+        }
+    }
+
+    /// Whether nobody has to hear of the difference.
+    fn like(&self, other: &Self) -> bool {
+        self.content == other.content && self.problems == other.problems && self.judged == other.judged
+    }
+}
+
+impl PartialEq for Content {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unknown, Self::Unknown) | (Self::Account, Self::Account) => true,
+            (Self::Fact(one), Self::Fact(other)) => one == other,
+            // What says the same is kept as the same.
+            (Self::Object(one), Self::Object(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+impl PartialEq for SharedFact {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Namespace(one), Self::Namespace(other)) => one == other,
+            (Self::Pod(one), Self::Pod(other)) => one == other,
+            (Self::Service(one), Self::Service(other)) => one == other,
+            (Self::Slice(one), Self::Slice(other)) => one == other,
+            (Self::Entry(one), Self::Entry(other)) => one == other,
+            _ => false,
+        }
+    }
+}
+
+/// A fact; while the object's latest version is wrong, the one before stays.
+fn fact(raw: Raw, known: Option<&Held>, interner: &mut Interner, now: SystemTime) -> Option<Held> {
+    let text = |key: &str| {
+        raw.value
+            .get(key)
+            .and_then(serde_json::Value::as_str)
+            .map(str::to_owned)
+    };
+    let (api_version, kind) = (text("apiVersion")?, text("kind")?);
+    let object = format!(
+        "{kind} {}{}",
+        raw.meta
+            .namespace
+            .as_deref()
+            .map(|namespace| format!("{namespace}/"))
+            .unwrap_or_default(),
+        raw.meta.name.as_deref().unwrap_or_default()
+    );
+    match facts::read(&api_version, &kind, raw.value, interner) {
+        Ok(Some(fact)) => {
+            let fact = Content::Fact(fact.into());
+            let before = known.map(|held| &held.content).filter(|before| **before == fact);
+            Some(Held::good(before.cloned().unwrap_or(fact)))
+        }
+        Ok(None) => None,
+        Err(error) => {
+            let content = known.map_or(Content::Unknown, |held| held.content.clone());
+            let stale = (content != Content::Unknown).then(|| known.and_then(|held| held.stale_since).unwrap_or(now));
+            let fix = if stale.is_some() {
+                "mend the field; until then the last good state of this object stays in force"
+            } else {
+                "mend the field; until then the mesh does not know this object"
+            };
+            let mut problem = problem(object, error.why(), fix);
+            problem.path = error.path().unwrap_or_default().to_owned();
+            Some(Held {
+                content,
+                problems: vec![problem],
+                stale_since: stale,
+                judged: None,
+            })
+        }
+    }
+}
+
+fn key_of(raw: &Raw, interner: &mut Interner) -> Key {
+    Key {
+        namespace: interner.text(raw.meta.namespace.as_deref().unwrap_or_default()),
+        name: interner.text(raw.meta.name.as_deref().unwrap_or_default()),
+    }
+}
+
+/// What others write about an object, and what changes with every write, is no part of what it says.
+fn without_status(mut value: serde_json::Value) -> serde_json::Value {
+    if let Some(map) = value.as_object_mut() {
+        map.remove("status");
+    }
+    if let Some(metadata) = value.get_mut("metadata").and_then(serde_json::Value::as_object_mut) {
+        metadata.remove("resourceVersion");
+        metadata.remove("generation");
+    }
+    value
+}
+
+fn same(one: &BTreeMap<Key, Held>, other: &BTreeMap<Key, Held>) -> bool {
+    one.len() == other.len()
+        && one
+            .iter()
+            .zip(other)
+            .all(|((key, held), (other_key, other))| key == other_key && held.like(other))
+}
+
+fn account_kind() -> usize {
+    // One of the kinds is.
+    KINDS
+        .iter()
+        .position(|kind| kind.role == Role::Account)
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;
