@@ -147,6 +147,7 @@ mod tests {
             };
             let value = serde_json::json!({
                 "apiVersion": api_version, "kind": kind.kind, "metadata": {"name": kind.name.unwrap_or("x"), "namespace": "istio-system"},
+                "data": {"mesh": ""},
             });
             let object = Object::from_value("", value).unwrap();
             assert_eq!(
