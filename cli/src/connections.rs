@@ -12,6 +12,7 @@ use anyhow::anyhow;
 
 use self::ask::{Answer, Source};
 use crate::{
+    cluster::ClusterArgs,
     exit::{Failure, Outcome, block_on},
     fetch::Endpoint,
     output::{Format, show},
@@ -25,6 +26,8 @@ Examples:
       those of one workload, refreshed until Ctrl-C
   squire connections --control 10.0.0.5:15014 -o json
       asks another control plane where the sidecars are; JSON for programs
+  squire connections --kubernetes shop/db-0
+      asks a cluster, through its API server and with your kubeconfig
   squire connections --proxy 127.0.0.1:15020
       asks one sidecar directly, without a control plane (`kubectl port-forward POD 15020` leads there)
 
@@ -56,14 +59,16 @@ pub(crate) struct Args {
     )]
     control: Endpoint,
     /// Ask these sidecars instead of all that the control plane knows; may be given again
-    #[arg(long, value_name = "HOST:PORT", conflicts_with = "control")]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["control", "kubernetes"])]
     proxy: Vec<Endpoint>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 impl Args {
     pub(crate) fn run(self) -> Outcome {
         block_on(async move {
-            let source = self.source();
+            let source = self.source().await.map_err(Failure::unavailable)?;
             if self.watch {
                 return watch::run(&source, self.output, Duration::from_secs(self.every)).await;
             }
@@ -75,12 +80,12 @@ impl Args {
         })
     }
 
-    fn source(&self) -> Source {
-        Source {
-            control: self.control.clone(),
+    async fn source(&self) -> anyhow::Result<Source> {
+        Ok(Source {
+            control: self.cluster.control().await?.unwrap_or_else(|| self.control.clone()),
             proxies: self.proxy.clone(),
             workload: self.workload.clone(),
-        }
+        })
     }
 }
 

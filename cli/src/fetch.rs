@@ -1,5 +1,5 @@
-//! Asks admin endpoints: plain HTTP/1.1, one request per connection, bounded in time and size. It follows no redirects and
-//! speaks no TLS.
+//! Asks admin endpoints: plain HTTP/1.1, one request per connection, bounded in time and size, at an address or at a pod that
+//! the API server leads to. It follows no redirects and speaks no TLS.
 
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
@@ -13,12 +13,46 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
+use crate::cluster::PodPort;
+
 /// An answer larger than this is a mistake.
 const MAX_BODY: usize = 256 << 20;
 
-/// Where an admin endpoint is: `host:port`, with or without `http://` before it.
+/// Where an admin endpoint is: `host:port`, with or without `http://` before it; or a port of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Endpoint(String);
+pub(crate) struct Endpoint(Place);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Address(String),
+    Pod(PodPort),
+}
+
+impl Endpoint {
+    /// A port of a pod, reached through the API server.
+    pub(crate) fn pod(client: kube::Client, namespace: &str, name: &str, port: u16) -> Self {
+        Self(Place::Pod(PodPort::new(client, namespace, name, port)))
+    }
+
+    /// The same port of another pod, if this is one of a cluster.
+    pub(crate) fn beside(&self, namespace: &str, name: &str, port: u16) -> Option<Self> {
+        match &self.0 {
+            Place::Address(_) => None,
+            Place::Pod(pod) => Some(Self(Place::Pod(pod.beside(namespace, name, port)))),
+        }
+    }
+
+    /// The port, where it is an address.
+    pub(crate) fn port(&self) -> u16 {
+        match &self.0 {
+            Place::Address(address) => address
+                .rsplit_once(':')
+                .and_then(|(_, port)| port.parse().ok())
+                .unwrap_or(0),
+            Place::Pod(pod) => pod.port,
+        }
+    }
+}
 
 impl FromStr for Endpoint {
     type Err = String;
@@ -34,7 +68,7 @@ impl FromStr for Endpoint {
             .filter(|(host, _)| !host.is_empty() && !host.contains(['/', '@', '?', ' ']))
             .and_then(|(_, port)| port.parse::<u16>().ok());
         match port {
-            Some(port) if port > 0 => Ok(Self(authority.to_owned())),
+            Some(port) if port > 0 => Ok(Self(Place::Address(authority.to_owned()))),
             _ => Err("write HOST:PORT, such as 127.0.0.1:15014".to_owned()),
         }
     }
@@ -42,13 +76,16 @@ impl FromStr for Endpoint {
 
 impl From<SocketAddr> for Endpoint {
     fn from(address: SocketAddr) -> Self {
-        Self(address.to_string())
+        Self(Place::Address(address.to_string()))
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match &self.0 {
+            Place::Address(address) => f.write_str(address),
+            Place::Pod(pod) => pod.fmt(f),
+        }
     }
 }
 
@@ -97,11 +134,26 @@ pub(crate) async fn json(endpoint: &Endpoint, path: &str, limit: Duration) -> an
 /// Sends a request and gives the body as it comes.
 pub(crate) async fn open(endpoint: &Endpoint, path: &str) -> anyhow::Result<(StatusCode, Incoming)> {
     let failed = || format!("http://{endpoint}{path}");
-    let tcp = TcpStream::connect(&endpoint.0).await.with_context(failed)?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await.with_context(failed)?;
-    tokio::spawn(connection);
+    let (mut sender, host) = match &endpoint.0 {
+        Place::Address(address) => {
+            let tcp = TcpStream::connect(address).await.with_context(failed)?;
+            let (sender, connection) = http1::handshake(TokioIo::new(tcp)).await.with_context(failed)?;
+            tokio::spawn(connection);
+            (sender, address.clone())
+        }
+        Place::Pod(pod) => {
+            let (stream, forwarder) = pod.open().await.with_context(failed)?;
+            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.with_context(failed)?;
+            tokio::spawn(async move {
+                let ended = connection.await;
+                drop(forwarder);
+                ended
+            });
+            (sender, format!("localhost:{}", pod.port))
+        }
+    };
     let request = Request::get(path)
-        .header(header::HOST, &endpoint.0)
+        .header(header::HOST, host)
         .body(Empty::<Bytes>::new())
         .with_context(failed)?;
     let response = sender.send_request(request).await.with_context(failed)?;

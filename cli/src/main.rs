@@ -4,6 +4,7 @@
 //! A new command is one `mod`, one variant of [`Command`] and one line in [`Command::run`].
 
 mod ca;
+mod cluster;
 mod connections;
 mod control;
 mod demo;

@@ -4,7 +4,7 @@
 mod check;
 mod eval;
 mod normalize;
-mod page;
+pub(crate) mod page;
 mod why;
 
 use std::path::PathBuf;

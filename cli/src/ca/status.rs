@@ -1,5 +1,7 @@
 //! `squire ca status` and `squire ca bundle`: what a CA holds. They read, also beside the process that runs it.
 
+mod shared;
+
 use std::{fs, path::PathBuf, time::SystemTime};
 
 use anyhow::Context as _;
@@ -13,12 +15,18 @@ use super::{
     Place,
     output::{Format, pairs, print, show},
 };
-use crate::exit::{Failure, Outcome};
+use crate::{
+    cluster::ClusterArgs,
+    exit::{Failure, Outcome},
+    policy::page,
+};
 
 const EXAMPLES: &str = "\
 Examples:
   squire ca status --dir mesh-ca
   squire ca status --dir mesh-ca -o json
+  squire ca status --kubernetes
+      the CA of a cluster, asked through its API server
 
 Exit codes: 0 it can sign, 1 it cannot (its intermediate is not valid now), 78 it is damaged.";
 
@@ -32,8 +40,16 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
+    /// Directory of the CA's keys and state (the control plane's --ca-dir)
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "SQUIRE_CA_DIR",
+        required_unless_present = "kubernetes"
+    )]
+    dir: Option<PathBuf>,
     #[command(flatten)]
-    place: Place,
+    cluster: ClusterArgs,
     /// In which form
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     output: Format,
@@ -52,7 +68,10 @@ pub(super) struct BundleArgs {
 
 impl Args {
     pub(super) fn run(self) -> Outcome {
-        let status = Status::read(&DirStore::shared(&self.place.dir)?)?;
+        if let Some(page) = page::of_cluster(&self.cluster, "/ca/status")? {
+            return shared::run(&page, self.output);
+        }
+        let status = Status::read(&DirStore::shared(&self.dir.unwrap_or_default())?)?;
         show(self.output, &status, table)?;
         if status.can_sign(SystemTime::now()) {
             Ok(())

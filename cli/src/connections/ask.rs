@@ -82,7 +82,7 @@ impl Source {
             "the control plane cannot be asked where the sidecars are; start it, name its admin endpoint with --control, \
              or ask sidecars directly with --proxy",
         )?;
-        let known = known(&sync, answer);
+        let known = known(&sync, &self.control, answer);
         let Some(wanted) = &self.workload else {
             return Ok(known);
         };
@@ -104,16 +104,16 @@ impl Source {
 }
 
 /// The sidecars in a `/debug/sync`; those that have not said where they can be asked are complained of.
-fn known(sync: &Value, answer: &mut Answer) -> Vec<Sidecar> {
+fn known(sync: &Value, control: &Endpoint, answer: &mut Answer) -> Vec<Sidecar> {
     let mut known = Vec::new();
     for entry in sync["proxies"].as_array().into_iter().flatten() {
         let workload = entry["proxy"]["node"].as_str().unwrap_or("?").to_owned();
         let admin = entry["report"]["admin_address"].as_str();
         match admin.map(str::parse::<Endpoint>) {
             Some(Ok(admin)) => known.push(Sidecar {
+                admin: within(control, &workload, &admin).unwrap_or(admin),
                 workload: Some(workload),
                 spiffe_id: entry["proxy"]["spiffe_id"].as_str().map(str::to_owned),
-                admin,
             }),
             Some(Err(_)) | None => {
                 answer.asked += 1;
@@ -123,6 +123,14 @@ fn known(sync: &Value, answer: &mut Answer) -> Vec<Sidecar> {
         }
     }
     known
+}
+
+/// The way to a pod of the cluster that the control plane was asked in.
+fn within(control: &Endpoint, workload: &str, admin: &Endpoint) -> Option<Endpoint> {
+    let (namespace, pod) = workload.split_once('/')?;
+    (!pod.contains('/'))
+        .then(|| control.beside(namespace, pod, admin.port()))
+        .flatten()
 }
 
 impl Sidecar {
@@ -190,7 +198,7 @@ mod tests {
             {"proxy": {"node": "shop/new", "spiffe_id": "spiffe://td/ns/shop/sa/new"}, "report": null},
         ]});
         let mut answer = Answer::default();
-        let known = known(&sync, &mut answer);
+        let known = known(&sync, &Endpoint::from(deserted()), &mut answer);
         assert_eq!(known.len(), 1);
         assert_eq!(known[0].admin.to_string(), "10.0.0.1:15020");
         assert!(answer.silent[0].starts_with("shop/new:"), "{:?}", answer.silent);

@@ -8,6 +8,7 @@ use squire_control::policy::why::{Explanation, HttpQuestion, Question, World, he
 
 use super::{manifest, page};
 use crate::{
+    cluster::ClusterArgs,
     exit::{Failure, Outcome},
     output::{Format, show},
 };
@@ -18,6 +19,7 @@ Examples:
   squire policy why -f mesh/ --from spiffe://cluster.local/ns/shop/sa/web --to shop/api:http --method GET --path /orders
   squire policy why -f mesh/ --from 203.0.113.7 --to shop/web:80 --plaintext
   squire policy why --control 127.0.0.1:15014 --from shop/web-1 --to shop/db:5432
+  squire policy why --kubernetes --from shop/web-1 --to shop/db:5432
 
 Exit code 0 if it is allowed, 1 if it is denied.";
 
@@ -26,11 +28,13 @@ Exit code 0 if it is allowed, 1 if it is denied.";
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// Files or directories with policies and workloads (Pod, Service, EndpointSlice, WorkloadEntry, Namespace)
-    #[arg(short = 'f', long = "file", value_name = "PATH", num_args = 1.., required_unless_present = "control")]
+    #[arg(short = 'f', long = "file", value_name = "PATH", num_args = 1.., required_unless_present_any = ["control", "kubernetes"])]
     files: Vec<PathBuf>,
     /// The admin endpoint of a running control plane, instead of files
-    #[arg(long, value_name = "HOST:PORT", conflicts_with = "files")]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["files", "kubernetes"])]
     control: Option<String>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     /// Who opens the connection: a SPIFFE ID, a workload (namespace/name) or an address
     #[arg(long, value_name = "ID")]
     from: String,
@@ -59,9 +63,10 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self) -> Outcome {
-        let world = match &self.control {
-            Some(address) => World::from_control_plane(&page::get(address, "/debug/objects")?),
-            None => World::from_manifest(&manifest(&self.files)?),
+        let world = match (&self.control, page::of_cluster(&self.cluster, "/debug/objects")?) {
+            (_, Some(objects)) => World::from_control_plane(&objects),
+            (Some(address), None) => World::from_control_plane(&page::get(address, "/debug/objects")?),
+            (None, None) => World::from_manifest(&manifest(&self.files)?),
         };
         let world = world.map_err(Failure::configuration)?;
         let explanation = world
