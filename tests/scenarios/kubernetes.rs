@@ -2,6 +2,7 @@
 //! test has an API server of its own; where there is none, they say that they are skipped.
 
 mod objects;
+mod reach;
 mod replicas;
 mod survival;
 mod tokens;

@@ -77,7 +77,7 @@ impl World {
     pub(super) async fn pod(&self, name: &str, account: &str, labels: &str) -> String {
         let yaml = format!(
             "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: shop, labels: {{app: {account}, {labels}}}, \
-             annotations: {{squire.mesh/transport: squire}}}}, spec: {{serviceAccountName: {account}, containers: [{{name: \
+             annotations: {{squire.mesh/transport: squire}}}}, spec: {{nodeName: node-1, serviceAccountName: {account}, containers: [{{name: \
              app, image: app}}]}}}}\n"
         );
         self.api.apply(&yaml).await;
