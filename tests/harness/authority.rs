@@ -39,14 +39,8 @@ pub async fn ask(mesh: &Mesh, csr: &str, proof: Proof<'_>) -> Result<Vec<String>
 /// # Errors
 /// What the CA answers.
 pub async fn ask_at(address: SocketAddr, csr: &str, proof: Proof<'_>) -> Result<Vec<String>, Status> {
-    let stream = tls::connect(address, tls::client(proof.svid, &[b"h2"]))
-        .await
-        .map_err(|error| Status::unavailable(error.to_string()))?;
-    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
-    let (send, connection) = handshake.map_err(|error| Status::unavailable(error.to_string()))?;
-    let connection = tokio::spawn(connection);
-    let origin: Uri = format!("https://{address}/").parse().unwrap();
-    let mut client = IstioCertificateServiceClient::with_origin(Channel(send), origin);
+    let (channel, origin, _connection) = open(address, proof.svid).await?;
+    let mut client = IstioCertificateServiceClient::with_origin(channel, origin);
     let mut request = tonic::Request::new(IstioCertificateRequest {
         csr: csr.to_owned(),
         validity_duration: 3600,
@@ -57,11 +51,40 @@ pub async fn ask_at(address: SocketAddr, csr: &str, proof: Proof<'_>) -> Result<
         request.metadata_mut().insert("authorization", bearer);
     }
     let answer = client.create_certificate(request).await;
-    connection.abort();
     Ok(answer?.into_inner().cert_chain)
 }
 
-struct Channel(http2::SendRequest<Body>);
+/// A connection to a control plane, with an SVID or without; it ends when its last part is dropped.
+///
+/// # Errors
+/// When it cannot be opened.
+pub async fn open(address: SocketAddr, svid: Option<&Shown>) -> Result<(Channel, Uri, Driver), Status> {
+    let stream = tls::connect(address, tls::client(svid, &[b"h2"]))
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
+    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+    let (send, connection) = handshake.map_err(|error| Status::unavailable(error.to_string()))?;
+    let driver = tokio::spawn(async move {
+        // How it ends, whoever speaks on it sees.
+        let _ = connection.await;
+    });
+    let origin: Uri = format!("https://{address}/").parse().unwrap();
+    Ok((Channel(send), origin, Driver(driver)))
+}
+
+/// Drives a connection; ends it when it is dropped.
+#[derive(Debug)]
+pub struct Driver(tokio::task::JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What gRPC clients speak through.
+#[derive(Debug)]
+pub struct Channel(http2::SendRequest<Body>);
 
 impl Service<Request<Body>> for Channel {
     type Response = Response<Incoming>;

@@ -28,12 +28,12 @@ use tokio::{
     io::AsyncWriteExt as _,
     process::Command,
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 pub use self::crds::{crd, crds};
 use self::{papers::Papers, programs::Programs};
-use crate::{Process, Subnet, wait::in_time};
+use crate::{PATIENCE, Process, Subnet};
 
 /// An API server on a busy machine takes longer than anything else here.
 const START: Duration = Duration::from_secs(180);
@@ -314,6 +314,17 @@ impl ApiServer {
 
     /// Runs kubectl with all rights and this standard input.
     pub async fn kubectl(&self, arguments: &[&str], input: &str) -> Output {
+        self.kubectl_within(arguments, input, PATIENCE).await
+    }
+
+    /// `kubectl apply -f -` of so much that it takes longer.
+    pub async fn apply_within(&self, yaml: &str, limit: Duration) {
+        let output = self.kubectl_within(&["apply", "-f", "-"], yaml, limit).await;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kubectl apply: {errors}");
+    }
+
+    async fn kubectl_within(&self, arguments: &[&str], input: &str, limit: Duration) -> Output {
         let mut command = self.programs.command("kubectl");
         command.arg(format!("--kubeconfig={}", self.kubeconfig().display()));
         command.args(arguments).env("HOME", self.dir());
@@ -328,8 +339,10 @@ impl ApiServer {
             // A command that fails does not read all of it.
             let _ = stdin.write_all(input.as_bytes()).await;
         });
-        let what = format!("kubectl {arguments:?}");
-        let output = in_time(&what, child.wait_with_output()).await.unwrap();
+        let output = timeout(limit, child.wait_with_output()).await;
+        let output = output
+            .unwrap_or_else(|_| panic!("not within {limit:?}: kubectl {arguments:?}"))
+            .unwrap();
         fed.await.unwrap();
         output
     }

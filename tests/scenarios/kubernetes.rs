@@ -1,6 +1,7 @@
 //! The control plane of a cluster, on a real API server: `squire control --kubernetes`, real sidecars, real tokens. Each
 //! test has an API server of its own; where there is none, they say that they are skipped.
 
+mod burst;
 mod objects;
 mod reach;
 mod replicas;
