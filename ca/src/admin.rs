@@ -2,6 +2,8 @@
 //! the directory has the keys anyway, so the file system says who is an admin. One line of JSON asks, one answers; nothing
 //! here decides, the CA does.
 
+mod command;
+
 use std::{
     fs::File,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
@@ -12,7 +14,6 @@ use std::{
 };
 
 use rustix::fs::{Mode, fchmod};
-use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
@@ -20,10 +21,9 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{
-    authority::{CaError, CertificateAuthority, RevokeError},
-    revocation::{RevocationView, Target},
-};
+pub use command::{Command, Reply, execute};
+
+use crate::authority::CertificateAuthority;
 
 /// Its name in the CA's directory.
 const FILE: &str = "admin.sock";
@@ -34,44 +34,6 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Commands that may wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// What an admin asks for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Command {
-    /// Revoke an identity or a certificate.
-    Revoke {
-        /// Which.
-        target: Target,
-        /// Why.
-        reason: String,
-        /// Only what the identity was issued so far.
-        issued_only: bool,
-    },
-    /// Undo a revocation.
-    Unrevoke {
-        /// Of what.
-        target: Target,
-    },
-}
-
-/// What is answered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "answer", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Reply {
-    /// This revocation is in force, or was undone.
-    Revocation {
-        /// Which.
-        revocation: RevocationView,
-    },
-    /// Nothing was done.
-    Refused {
-        /// The admin can change what was asked; otherwise the CA failed.
-        mistaken: bool,
-        /// Why, and what to do.
-        why: String,
-    },
-}
-
 /// Why the process that runs a CA could not be asked.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: the process that runs this CA cannot be asked: {source}; try again when it has started or ended", path.display())]
@@ -80,26 +42,6 @@ pub struct AskError {
     path: PathBuf,
     /// What the system said.
     source: io::Error,
-}
-
-/// Does what is asked. Blocks.
-#[must_use]
-pub fn execute(ca: &CertificateAuthority, command: Command, now: SystemTime) -> Reply {
-    let done = match command {
-        Command::Revoke {
-            target,
-            reason,
-            issued_only,
-        } => ca.revoke(&target, &reason, issued_only, now),
-        Command::Unrevoke { target } => ca.unrevoke(&target, now),
-    };
-    match done {
-        Ok(revocation) => Reply::Revocation { revocation },
-        Err(error) => Reply::Refused {
-            mistaken: !matches!(error, RevokeError::Ca(CaError::Store(_) | CaError::Log(_))),
-            why: error.to_string(),
-        },
-    }
 }
 
 /// Opens the socket in a CA's directory, whose lock the caller holds.

@@ -40,6 +40,9 @@ pub struct Attested {
     pub attestor: &'static str,
     /// For whom, in the attestor's own terms; goes into the issuance log.
     pub subject: String,
+    /// Which of the identity's workloads asks; the requester's own word unless the attestor knows. Tells holders of one
+    /// identity apart, and proves nothing.
+    pub workload: Option<String>,
 }
 
 /// A verdict that may take a while.

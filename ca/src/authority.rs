@@ -5,12 +5,17 @@
 mod issued;
 mod refresh;
 mod revoke;
+mod rotate;
+mod supplied;
+mod upkeep;
 
 pub use issued::{IssueError, Issued};
 pub use revoke::RevokeError;
+pub use rotate::RotateError;
+pub use supplied::ImportError;
+pub use upkeep::INTERMEDIATE_RENEWAL_PERCENT;
 
 use std::{
-    io::BufReader,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
@@ -30,20 +35,17 @@ use crate::{
     csr::Csr,
     digest::Sha256,
     hierarchy::{self, Hierarchy, HierarchyError, Signer},
-    log::{self, Event, Log, LogError, Verified, rfc3339},
+    log::{self, Event, Log, LogError, rfc3339},
     profile::granted_ttl,
     revocation,
+    roster::{Leaf, Roster},
     state::{State, StateError},
     status::Status,
     store::{Store, StoreError},
 };
 
-/// Share of an intermediate's life after which it is replaced, in percent.
-pub const INTERMEDIATE_RENEWAL_PERCENT: u32 = 50;
-/// How often [`CertificateAuthority::maintain`] looks, at least.
-const MAINTENANCE: Duration = Duration::from_secs(3600);
-/// Used and expired tokens are remembered that long, so that a replay is called one.
-const TOKEN_MEMORY: Duration = Duration::from_secs(24 * 3600);
+/// The workload that the control plane's own SVID stands beside.
+pub const OWN: &str = "control-plane";
 
 /// A CA that is open for business.
 pub struct CertificateAuthority {
@@ -55,6 +57,9 @@ pub struct CertificateAuthority {
     revocations: watch::Sender<Arc<Revocations>>,
     /// One change of the state at a time.
     changing: Mutex<()>,
+    roster: Roster,
+    /// Since when the gate of the bundle with this number has been open.
+    open_since: Mutex<Option<(u64, SystemTime)>>,
 }
 
 struct Current {
@@ -85,6 +90,14 @@ impl CertificateAuthority {
     /// # Errors
     /// When there is a CA in the store already, or the store fails; then nothing has taken effect.
     pub fn init(store: &Arc<dyn Store>, domain: &TrustDomain, now: SystemTime) -> Result<Status, CaError> {
+        Self::begin(store, now, || Hierarchy::found(domain, now))
+    }
+
+    fn begin(
+        store: &Arc<dyn Store>,
+        now: SystemTime,
+        found: impl FnOnce() -> Result<State, HierarchyError>,
+    ) -> Result<Status, CaError> {
         if let Some(existing) = store.load()? {
             return Err(StoreError::AlreadyInitialised {
                 path: store.place(),
@@ -94,7 +107,7 @@ impl CertificateAuthority {
         }
         log::begin(&**store)?;
         let log = Log::open(Arc::clone(store))?;
-        let state = Hierarchy::found(domain, now)?;
+        let state = found()?;
         let hierarchy = Hierarchy::load(&state)?;
         log.append_blocking(root_event(hierarchy.root()), now)?;
         let entries = log.append_blocking(intermediate_event(&hierarchy), now)?;
@@ -122,6 +135,8 @@ impl CertificateAuthority {
         let hierarchy = Hierarchy::load(&state)?;
         let bundle = watch::Sender::new(Arc::new(hierarchy.bundle().clone()));
         let revocations = watch::Sender::new(Arc::new(revocation::in_force(&state.revocations)));
+        let roster = Roster::default();
+        roster.intermediate(hierarchy.intermediate().key_id(), &state.intermediate.root);
         let current = RwLock::new(Arc::new(Current { state, hierarchy }));
         let ca = Arc::new(Self {
             store,
@@ -131,6 +146,8 @@ impl CertificateAuthority {
             bundle,
             revocations,
             changing: Mutex::new(()),
+            roster,
+            open_since: Mutex::default(),
         });
         ca.renew_intermediate_if_due(now)?;
         Ok(ca)
@@ -164,32 +181,6 @@ impl CertificateAuthority {
         Ok(Status::of(&current.state, &current.hierarchy, entries))
     }
 
-    /// Checks the whole issuance log, line by line. Blocks, for as long as the log is.
-    ///
-    /// # Errors
-    /// When it cannot be read or was tampered with.
-    pub fn verify_log(&self) -> Result<Verified, LogError> {
-        let head = self.store.log_head()?;
-        let log = BufReader::new(self.store.read_log(0)?);
-        log::verify(log, head.as_ref(), |_| {}).map_err(LogError::Fault)
-    }
-
-    /// When the intermediate is going to be renewed.
-    #[must_use]
-    pub fn renewal_due(&self) -> SystemTime {
-        self.current()
-            .hierarchy
-            .intermediate()
-            .validity()
-            .at_percent(INTERMEDIATE_RENEWAL_PERCENT)
-    }
-
-    /// When the intermediate ends: no leaf outlives it.
-    #[must_use]
-    pub fn intermediate_ends(&self) -> SystemTime {
-        self.current().hierarchy.intermediate().validity().not_after
-    }
-
     /// Signs a leaf for an attested identity, and returns it once it is in the log. Names in the request play no part.
     ///
     /// # Errors
@@ -215,6 +206,7 @@ impl CertificateAuthority {
             id,
             attestor: "ca",
             subject: "the control plane itself".into(),
+            workload: Some(OWN.to_owned()),
         };
         let issued = self.issue_for(&attested, &key, fingerprint, ttl, now).await?;
         Ok(Svid::new(
@@ -232,74 +224,37 @@ impl CertificateAuthority {
         now: SystemTime,
     ) -> Result<Issued, IssueError> {
         self.revocations.borrow().check_identity(&attested.id, now)?;
-        let current = self.current();
-        let mut issued = issued::sign(&current.hierarchy, &attested.id, key, granted_ttl(ttl), now)?;
-        let event = Event::Issued {
-            id: attested.id.to_string(),
-            serial: issued.serial.to_string(),
-            not_before: rfc3339(issued.validity.not_before),
-            not_after: rfc3339(issued.validity.not_after),
-            key_sha256: fingerprint,
-            issuer: current.hierarchy.intermediate().key_id().to_owned(),
-            attestor: attested.attestor.to_owned(),
-            subject: attested.subject.clone(),
-        };
-        issued.entry = self.log.append(event, now).await?;
-        Ok(issued)
-    }
-
-    /// Renews the intermediate when half of its life is over: the new one is logged and saved before it signs. Blocks.
-    /// Says whether it was renewed.
-    ///
-    /// # Errors
-    /// When the root's key is not here, or log or store fail; the old intermediate goes on signing.
-    pub fn renew_intermediate_if_due(&self, now: SystemTime) -> Result<bool, CaError> {
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        if now < self.renewal_due() || !self.store.leads() {
-            return Ok(false);
-        }
-        let current = self.current();
-        let state = current.hierarchy.renew_intermediate(&current.state, now)?;
-        let hierarchy = Hierarchy::load(&state)?;
-        self.log.append_blocking(intermediate_event(&hierarchy), now)?;
-        self.store.save(&state)?;
-        self.adopt(state, hierarchy);
-        Ok(true)
-    }
-
-    /// Keeps the CA in order until it is dropped by the caller: checks the whole log once, renews the intermediate in time,
-    /// forgets old tokens.
-    pub async fn maintain(self: Arc<Self>) {
-        let ca = Arc::clone(&self);
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || ca.verify_log()).await {
-            tracing::error!(%error, "certificates may have been issued that the log does not show");
-        }
         loop {
-            let ca = Arc::clone(&self);
-            let done = tokio::task::spawn_blocking(move || ca.tidy(SystemTime::now())).await;
-            match done {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(%error, "the CA could not be kept in order; trying again"),
-                Err(error) => tracing::error!(%error, "the CA's upkeep was interrupted; trying again"),
+            let current = self.current();
+            let mut issued = issued::sign(&current.hierarchy, &attested.id, key, granted_ttl(ttl), now)?;
+            let issuer = current.hierarchy.intermediate().key_id();
+            let event = Event::Issued {
+                id: attested.id.to_string(),
+                serial: issued.serial.to_string(),
+                not_before: rfc3339(issued.validity.not_before),
+                not_after: rfc3339(issued.validity.not_after),
+                key_sha256: fingerprint,
+                issuer: issuer.to_owned(),
+                attestor: attested.attestor.to_owned(),
+                subject: attested.subject.clone(),
+                workload: attested.workload.clone(),
+            };
+            issued.entry = self.log.append(event, now).await?;
+            self.roster.issued(Leaf {
+                number: issued.entry,
+                id: attested.id.clone(),
+                workload: attested.workload.as_deref(),
+                serial: &issued.serial.to_string(),
+                issuer,
+                not_before: issued.validity.not_before,
+                not_after: issued.validity.not_after,
+            });
+            // Another root has begun to sign meanwhile: nothing under the one before is handed out any more, so that whoever
+            // is known to hold an SVID under the new one holds no older one unseen.
+            if self.current().state.active_root == current.state.active_root {
+                return Ok(issued);
             }
-            let due = self
-                .renewal_due()
-                .duration_since(SystemTime::now())
-                .unwrap_or(Duration::from_secs(60));
-            tokio::time::sleep(due.clamp(Duration::from_secs(1), MAINTENANCE)).await;
         }
-    }
-
-    fn tidy(&self, now: SystemTime) -> Result<(), CaError> {
-        if self.renew_intermediate_if_due(now)? {
-            tracing::info!(until = %rfc3339(self.intermediate_ends()), "the intermediate was renewed");
-        }
-        let expired = self.expire_revocations(now)?;
-        if expired > 0 {
-            tracing::info!(expired, "revocations ended with the certificates they concerned");
-        }
-        self.store.sweep_tokens(now - TOKEN_MEMORY)?;
-        Ok(())
     }
 
     fn current(&self) -> Arc<Current> {
@@ -318,6 +273,8 @@ impl CertificateAuthority {
     fn adopt(&self, state: State, hierarchy: Hierarchy) {
         let bundle = Arc::new(hierarchy.bundle().clone());
         let revocations = revocation::in_force(&state.revocations);
+        let intermediate = hierarchy.intermediate().key_id();
+        self.roster.intermediate(intermediate, &state.intermediate.root);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Current { state, hierarchy });
         self.bundle.send_if_modified(|old| {
             let changed = old.sequence() != bundle.sequence();

@@ -19,6 +19,12 @@ impl Sha256 {
     /// The value before the first entry of a hash chain.
     pub const ZERO: Self = Self([0; 32]);
 
+    /// A value that was computed elsewhere.
+    #[must_use]
+    pub(crate) const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// Hashes bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {

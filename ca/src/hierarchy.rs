@@ -1,16 +1,22 @@
 //! Root and intermediate, parsed and checked, ready to sign. It makes new keys and certificates but saves nothing: a new
 //! [`State`] takes effect only after a store has it.
 
-use std::{fmt, time::SystemTime};
+mod signer;
 
-use rcgen::{BasicConstraints, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
-use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+pub use signer::Signer;
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use rcgen::{BasicConstraints, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use squire_mesh::{
-    bundle::{BundleError, TrustBundle},
+    bundle::{BundleError, RootDigest, Signing, TrustBundle},
     spiffe::{SpiffeIdError, TrustDomain},
 };
-use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
 
+use self::signer::{certificate, check_signature};
 use crate::{
     digest::hex,
     profile::{self, INTERMEDIATE_LIFE, ProfileError, ROOT_LIFE, Validity},
@@ -23,14 +29,6 @@ pub struct Hierarchy {
     bundle: TrustBundle,
     root: Signer,
     intermediate: Signer,
-}
-
-/// A signing certificate. Without a key it only names its issuer.
-pub struct Signer {
-    der: CertificateDer<'static>,
-    validity: Validity,
-    key_id: String,
-    issuer: Option<Issuer<'static, KeyPair>>,
 }
 
 /// Why certificates and keys do not form a CA.
@@ -81,27 +79,25 @@ impl Hierarchy {
     /// # Errors
     /// When the machine cannot make keys.
     pub fn found(domain: &TrustDomain, now: SystemTime) -> Result<State, HierarchyError> {
-        let key = new_key()?;
-        let validity = Validity::starting(now, ROOT_LIFE);
-        let params = profile::signer("root", domain, &key, validity, BasicConstraints::Constrained(1))?;
-        let root = params
-            .self_signed(&key)
-            .map_err(|error| HierarchyError::Sign(error.to_string()))?;
-        let name = hex(&params.key_identifier(&key));
-        let issuer = Issuer::new(params, &key);
-        let intermediate = new_intermediate(domain, &name, &issuer, validity, now)?;
+        Self::found_on(domain, new_root(domain, now)?, now)
+    }
+
+    /// The first intermediate under a root that is there.
+    ///
+    /// # Errors
+    /// When the root's key is not here or is another's, or the machine cannot make keys.
+    pub fn found_on(domain: &TrustDomain, root: RootRecord, now: SystemTime) -> Result<State, HierarchyError> {
+        let intermediate = intermediate_under(domain, &root, now)?;
         Ok(State {
             version: VERSION,
             trust_domain: domain.to_string(),
             sequence: 1,
             phase: Phase::Stable,
-            roots: vec![RootRecord {
-                name: name.clone(),
-                certificate: root.pem(),
-                key: Some(Secret::new(key.serialize_pem())),
-            }],
-            active_root: name,
+            active_root: root.name.clone(),
+            roots: vec![root],
             intermediate,
+            standby: Vec::new(),
+            requested: None,
             revocations: Vec::new(),
         })
     }
@@ -112,29 +108,31 @@ impl Hierarchy {
     /// Names the part that is damaged or does not fit.
     pub fn load(state: &State) -> Result<Self, HierarchyError> {
         let domain: TrustDomain = state.trust_domain.parse().map_err(HierarchyError::TrustDomain)?;
-        let record = state
-            .roots
-            .iter()
-            .find(|root| root.name == state.active_root)
-            .ok_or_else(|| HierarchyError::NoActiveRoot(state.active_root.clone()))?;
-        let root = Signer::load("root", &record.certificate, record.key.as_ref())?;
-        let intermediate = Signer::load(
-            "intermediate",
-            &state.intermediate.certificate,
-            Some(&state.intermediate.key),
-        )?;
-        let parent = match state.roots.iter().find(|root| root.name == state.intermediate.root) {
-            Some(parent) => certificate("root", &parent.certificate)?,
-            None => return Err(HierarchyError::NoActiveRoot(state.intermediate.root.clone())),
+        let named = |name: &str| {
+            let root = state.root(name);
+            root.ok_or_else(|| HierarchyError::NoActiveRoot(name.to_owned()))
         };
-        check_signature(&intermediate.der, &parent, &state.intermediate.root)?;
-        let roots = state
-            .roots
-            .iter()
-            .map(|root| certificate("root", &root.certificate))
-            .collect::<Result<Vec<_>, _>>()?;
+        let record = named(&state.active_root)?;
+        let root = Signer::of_root(record)?;
+        if state.intermediate.root != state.active_root {
+            return Err(HierarchyError::NotSigned(state.active_root.clone()));
+        }
+        let intermediate = load_intermediate(&state.intermediate, record)?;
+        if let Some(rotation) = state.phase.rotation() {
+            named(&rotation.from)?;
+            named(&rotation.to)?;
+        }
+        for record in &state.standby {
+            load_intermediate(record, named(&record.root)?)?;
+        }
+        let trusted = state.trusted().map(|root| certificate("root", &root.certificate));
+        let trusted = trusted.collect::<Result<Vec<_>, _>>()?;
+        let signing = Signing {
+            root: RootDigest::of(root.der()),
+            renew_within: renew_within(&state.phase),
+        };
         Ok(Self {
-            bundle: TrustBundle::new(domain, roots, state.sequence)?,
+            bundle: TrustBundle::new(domain, trusted, state.sequence)?.with_signing(signing),
             root,
             intermediate,
         })
@@ -145,13 +143,9 @@ impl Hierarchy {
     /// # Errors
     /// When the root's key is not here, or the machine cannot make keys.
     pub fn renew_intermediate(&self, state: &State, now: SystemTime) -> Result<State, HierarchyError> {
-        let root = &self.root;
-        let issuer = root
-            .issuer
-            .as_ref()
-            .ok_or_else(|| HierarchyError::RootOffline(root.key_id.clone()))?;
-        let domain = self.bundle.trust_domain();
-        let intermediate = new_intermediate(domain, &state.active_root, issuer, root.validity, now)?;
+        let root = state.root(&state.active_root);
+        let root = root.ok_or_else(|| HierarchyError::NoActiveRoot(state.active_root.clone()))?;
+        let intermediate = intermediate_under(self.bundle.trust_domain(), root, now)?;
         Ok(State {
             intermediate,
             ..state.clone()
@@ -162,6 +156,12 @@ impl Hierarchy {
     #[must_use]
     pub fn bundle(&self) -> &TrustBundle {
         &self.bundle
+    }
+
+    /// SHA-256 of the certificate of the root that signs: what proxies report.
+    #[must_use]
+    pub fn signing_root(&self) -> RootDigest {
+        RootDigest::of(self.root.der())
     }
 
     /// The root that signs intermediates.
@@ -177,64 +177,63 @@ impl Hierarchy {
     }
 }
 
-impl Signer {
-    fn load(what: &'static str, pem: &str, key: Option<&Secret>) -> Result<Self, HierarchyError> {
-        let der = certificate(what, pem)?;
-        let cert = parse(what, &der)?;
-        let issuer = key.map(|key| load_key(what, &der, &cert, key)).transpose()?;
-        let validity = Validity {
-            not_before: time(cert.validity().not_before.timestamp()),
-            not_after: time(cert.validity().not_after.timestamp()),
-        };
-        let key_id = key_id(&cert);
-        Ok(Self {
-            der,
-            validity,
-            key_id,
-            issuer,
-        })
-    }
-
-    /// The certificate.
-    #[must_use]
-    pub fn der(&self) -> &CertificateDer<'static> {
-        &self.der
-    }
-
-    /// When it is valid.
-    #[must_use]
-    pub fn validity(&self) -> Validity {
-        self.validity
-    }
-
-    /// Key identifier, hexadecimal.
-    #[must_use]
-    pub fn key_id(&self) -> &str {
-        &self.key_id
-    }
-
-    /// What signs; absent when the key is kept elsewhere.
-    #[must_use]
-    pub fn issuer(&self) -> Option<&Issuer<'static, KeyPair>> {
-        self.issuer.as_ref()
-    }
-}
-
-impl fmt::Debug for Signer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signer")
-            .field("key_id", &self.key_id)
-            .field("validity", &self.validity)
-            .finish_non_exhaustive()
-    }
-}
-
 impl fmt::Debug for Hierarchy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hierarchy")
             .field("root", &self.root)
             .field("intermediate", &self.intermediate)
             .finish()
+    }
+}
+
+/// A root with a key of its own, for this trust domain.
+pub(crate) fn new_root(domain: &TrustDomain, now: SystemTime) -> Result<RootRecord, HierarchyError> {
+    let key = new_key()?;
+    let validity = Validity::starting(now, ROOT_LIFE);
+    let params = profile::signer("root", domain, &key, validity, BasicConstraints::Constrained(1))?;
+    let root = params
+        .self_signed(&key)
+        .map_err(|error| HierarchyError::Sign(error.to_string()))?;
+    Ok(RootRecord {
+        name: hex(&params.key_identifier(&key)),
+        certificate: root.pem(),
+        key: Some(Secret::new(key.serialize_pem())),
+        supplied: false,
+    })
+}
+
+/// A new intermediate under a root whose key is here.
+pub(crate) fn intermediate_under(
+    domain: &TrustDomain,
+    root: &RootRecord,
+    now: SystemTime,
+) -> Result<IntermediateRecord, HierarchyError> {
+    let signer = Signer::of_root(root)?;
+    let offline = || HierarchyError::RootOffline(root.name.clone());
+    let issuer = signer.issuer().ok_or_else(offline)?;
+    new_intermediate(domain, &root.name, issuer, signer.validity(), now)
+}
+
+/// Whether a root's signature is its own.
+pub(crate) fn check_self_signed(name: &str, der: &[u8]) -> Result<(), HierarchyError> {
+    check_signature(der, der, name)
+}
+
+/// An intermediate that this root has signed, with its key.
+pub(crate) fn load_intermediate(record: &IntermediateRecord, root: &RootRecord) -> Result<Signer, HierarchyError> {
+    let intermediate = Signer::load("intermediate", &record.certificate, Some(&record.key))?;
+    let parent = certificate("root", &root.certificate)?;
+    check_signature(intermediate.der(), &parent, &record.root)?;
+    Ok(intermediate)
+}
+
+/// How fast SVIDs under another root than the one that signs are renewed.
+fn renew_within(phase: &Phase) -> Duration {
+    /// When no rotation says how many there are.
+    const OTHERWISE: Duration = Duration::from_secs(60);
+    match phase {
+        Phase::Switch(rotation) | Phase::Retire(rotation) => Duration::from_secs(rotation.renew_within.into()),
+        Phase::Stable | Phase::Distribute(_) => OTHERWISE,
     }
 }
 
@@ -260,67 +259,4 @@ fn new_intermediate(
         certificate: signed.pem(),
         key: Secret::new(key.serialize_pem()),
     })
-}
-
-fn certificate(what: &'static str, pem: &str) -> Result<CertificateDer<'static>, HierarchyError> {
-    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| HierarchyError::Certificate {
-        what,
-        reason: error.to_string(),
-    })
-}
-
-fn parse<'a>(what: &'static str, der: &'a [u8]) -> Result<X509Certificate<'a>, HierarchyError> {
-    match X509Certificate::from_der(der) {
-        Ok((_, cert)) => Ok(cert),
-        Err(error) => Err(HierarchyError::Certificate {
-            what,
-            reason: error.to_string(),
-        }),
-    }
-}
-
-fn load_key(
-    what: &'static str,
-    der: &CertificateDer<'static>,
-    cert: &X509Certificate<'_>,
-    key: &Secret,
-) -> Result<Issuer<'static, KeyPair>, HierarchyError> {
-    let pair = KeyPair::from_pem(key.expose()).map_err(|_| HierarchyError::Key {
-        what,
-        reason: "it is not a PKCS#8 key in PEM".into(),
-    })?;
-    if pair.subject_public_key_info() != cert.public_key().raw {
-        return Err(HierarchyError::Key {
-            what,
-            reason: "its public key is not the certificate's".into(),
-        });
-    }
-    Issuer::from_ca_cert_der(der, pair).map_err(|error| HierarchyError::Certificate {
-        what,
-        reason: error.to_string(),
-    })
-}
-
-fn check_signature(der: &[u8], parent: &[u8], root: &str) -> Result<(), HierarchyError> {
-    let (cert, parent) = (parse("intermediate", der)?, parse("root", parent)?);
-    let named = cert.issuer().as_raw() == parent.subject().as_raw();
-    if !named || cert.verify_signature(Some(parent.public_key())).is_err() {
-        return Err(HierarchyError::NotSigned(root.to_owned()));
-    }
-    Ok(())
-}
-
-fn key_id(cert: &X509Certificate<'_>) -> String {
-    let found = cert
-        .extensions()
-        .iter()
-        .find_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::SubjectKeyIdentifier(id) => Some(hex(id.0)),
-            _ => None,
-        });
-    found.unwrap_or_else(|| crate::digest::Sha256::of(cert.public_key().raw).to_string()[..40].to_owned())
-}
-
-fn time(seconds: i64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }

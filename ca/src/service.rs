@@ -8,6 +8,7 @@ use std::{
 };
 
 use squire_mesh::{
+    ports,
     svid::{Revocations, Revoked, VerifiedPeer},
     wire::ca::{
         IstioCertificateRequest, IstioCertificateResponse,
@@ -22,8 +23,11 @@ use crate::{
     attest::{AttestError, Attested, Attestor, Evidence, attest},
     authority::{CertificateAuthority, IssueError, Issued},
     csr::{Csr, CsrError},
+    rate::{DEFAULT_RATE, Rates, TooMany},
 };
 
+/// Longest name of a workload, in bytes.
+const MAX_WORKLOAD: usize = 512;
 /// Longest request message, in bytes.
 const MAX_MESSAGE: usize = 64 * 1024;
 
@@ -45,6 +49,7 @@ pub struct IssuingService {
     attestors: Vec<Box<dyn Attestor>>,
     revocations: watch::Receiver<Arc<Revocations>>,
     observer: Arc<dyn Observer>,
+    rates: Rates,
 }
 
 /// Why a request got no certificate.
@@ -59,6 +64,9 @@ pub enum Refusal {
     /// Revoked.
     #[error(transparent)]
     Revoked(#[from] Revoked),
+    /// Too often.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
     /// The CA itself.
     #[error(transparent)]
     Issue(#[from] IssueError),
@@ -78,7 +86,15 @@ impl IssuingService {
             attestors,
             revocations,
             observer,
+            rates: Rates::new(DEFAULT_RATE),
         }
+    }
+
+    /// So many certificates a second for each identity.
+    #[must_use]
+    pub fn limited(mut self, per_second: u32) -> Self {
+        self.rates = Rates::new(per_second);
+        self
     }
 
     /// The tonic service, with a limit on the size of requests.
@@ -98,8 +114,10 @@ impl IssuingService {
         if let Some(peer) = &evidence.peer {
             revocations.check(peer)?;
         }
-        let attested = attest(&self.attestors, evidence).await?;
+        let mut attested = attest(&self.attestors, evidence).await?;
+        attested.workload = attested.workload.or_else(|| workload(request));
         revocations.check_identity(&attested.id, evidence.now)?;
+        self.rates.take(&attested.id, evidence.now)?;
         let ttl = u64::try_from(request.validity_duration)
             .ok()
             .filter(|seconds| *seconds > 0)
@@ -154,6 +172,7 @@ impl Refusal {
             Self::Csr(CsrError::NotACsr(_) | CsrError::TooLong(_)) => "not_a_csr",
             Self::Attest(error) => error.label(),
             Self::Revoked(_) | Self::Issue(IssueError::Revoked(_)) => "revoked",
+            Self::TooMany(_) => "rate_limited",
             Self::Issue(IssueError::NotOurs { .. }) => "other_trust_domain",
             Self::Issue(IssueError::Intermediate { .. }) => "intermediate_not_valid",
             Self::Issue(IssueError::Log(_)) => "log",
@@ -164,6 +183,7 @@ impl Refusal {
     fn code(&self) -> Code {
         match self {
             Self::Csr(_) => Code::InvalidArgument,
+            Self::TooMany(_) => Code::ResourceExhausted,
             Self::Attest(AttestError::Store(_) | AttestError::Keys(_) | AttestError::Reviewer) => Code::Unavailable,
             Self::Attest(AttestError::OtherTrustDomain { .. } | AttestError::NoServiceAccount(_))
             | Self::Revoked(_) => Code::PermissionDenied,
@@ -178,6 +198,18 @@ impl Refusal {
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         Self::new(refusal.code(), refusal.to_string())
+    }
+}
+
+/// The workload that the requester says it stands beside: `metadata.workload`. What is too long to be a name is none.
+fn workload(request: &IstioCertificateRequest) -> Option<String> {
+    let field = request.metadata.as_ref()?.fields.get(ports::CA_METADATA_WORKLOAD)?;
+    match field.kind.as_ref()? {
+        prost_types::value::Kind::StringValue(name) => {
+            let fits = !name.is_empty() && name.len() <= MAX_WORKLOAD && !name.chars().any(char::is_control);
+            fits.then(|| name.clone())
+        }
+        _ => None,
     }
 }
 

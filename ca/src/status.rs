@@ -21,7 +21,7 @@ pub struct Status {
     pub trust_domain: String,
     /// Where a root rotation stands.
     pub phase: Phase,
-    /// Grows with every change of the set of roots.
+    /// Grows with every change of the bundle.
     pub sequence: u64,
     /// What every up-to-date proxy reports.
     pub bundle_digest: String,
@@ -80,8 +80,7 @@ impl Status {
 
     pub(crate) fn of(state: &State, hierarchy: &Hierarchy, log_entries: u64) -> Self {
         let roots = state
-            .roots
-            .iter()
+            .trusted()
             .zip(hierarchy.bundle().roots())
             .map(|(record, root)| RootStatus {
                 key_id: record.name.clone(),

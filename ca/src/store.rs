@@ -22,6 +22,7 @@ use std::{
 use crate::{
     digest::Sha256,
     log::Head,
+    seal::SealError,
     state::{State, StateError},
     token::TokenRecord,
 };
@@ -218,6 +219,19 @@ pub enum StoreError {
         /// What is wrong.
         reason: String,
     },
+    /// Encrypted, and not to be opened; or it cannot be encrypted.
+    #[error("{path}: {error}")]
+    Sealed {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: SealError,
+    },
+    /// Encrypted, and nothing was given to open it with.
+    #[error(
+        "{0}: encrypted: say what with, by SQUIRE_CA_PASSPHRASE_FILE (--ca-passphrase-file) or SQUIRE_CA_KEY_COMMAND (--ca-key-command)"
+    )]
+    NoKey(PathBuf),
     /// The state to be saved is not one.
     #[error("the new state is not valid and was not saved: {0}")]
     State(#[from] StateError),

@@ -41,6 +41,7 @@ fn run_a_ca_until_killed() {
         id: id.clone(),
         attestor: "test",
         subject: "t".into(),
+        workload: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     loop {
@@ -103,7 +104,7 @@ fn a_ca_killed_at_any_moment_loads_and_has_forgotten_nothing_it_said() {
         said.extend(Running::start(&dir).kill_after(1 + round * 3));
         let store: Arc<dyn Store> = Arc::new(DirStore::open(&dir).unwrap());
         let ca = CertificateAuthority::open(Arc::clone(&store), Some(&domain), SystemTime::now()).unwrap();
-        ca.verify_log().unwrap();
+        ca.verify_log(SystemTime::now()).unwrap();
         let mut serials = std::collections::HashSet::new();
         let log = BufReader::new(store.read_log(0).unwrap());
         verify(log, store.log_head().unwrap().as_ref(), |entry| {

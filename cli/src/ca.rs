@@ -2,18 +2,26 @@
 //! that only read, and `token` and `issue`, also work beside a control plane that runs the same CA.
 
 mod admin;
+mod backup;
 mod failure;
+mod import;
 mod init;
 mod issue;
 mod log;
 mod remote;
 mod revoke;
+mod rotate;
 mod status;
 mod token;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Subcommand;
+use squire_ca::{
+    seal::Seal,
+    store::{DirStore, StoreError},
+};
+use squire_control::config::CaKey;
 
 use crate::{exit::Outcome, output};
 
@@ -36,6 +44,12 @@ enum CaCommand {
     Revoke(revoke::Args),
     Unrevoke(revoke::UnrevokeArgs),
     Revoked(revoke::RevokedArgs),
+    Rotate(rotate::Args),
+    Abort(rotate::AbortArgs),
+    Csr(import::CsrArgs),
+    Import(import::Args),
+    Backup(backup::Args),
+    Restore(backup::RestoreArgs),
 }
 
 /// Which CA.
@@ -44,6 +58,65 @@ struct Place {
     /// Directory of the CA's keys and state (the control plane's --ca-dir)
     #[arg(long, value_name = "DIR", env = "SQUIRE_CA_DIR")]
     dir: PathBuf,
+    #[command(flatten)]
+    key: KeyArgs,
+}
+
+/// What the CA's state is encrypted with.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Encryption of the CA's keys")]
+pub(crate) struct KeyArgs {
+    /// File with the passphrase that the CA's state is encrypted with
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "SQUIRE_CA_PASSPHRASE_FILE",
+        conflicts_with = "ca_key_command"
+    )]
+    ca_passphrase_file: Option<PathBuf>,
+    /// Command that wraps and unwraps the key that it is encrypted with: run with `wrap` or `unwrap`, base64 in and out
+    #[arg(long, value_name = "COMMAND", env = "SQUIRE_CA_KEY_COMMAND")]
+    ca_key_command: Option<String>,
+}
+
+impl KeyArgs {
+    /// The same for a control plane.
+    pub(crate) fn config(&self) -> Option<CaKey> {
+        let file = self.ca_passphrase_file.clone().map(CaKey::PassphraseFile);
+        file.or_else(|| self.ca_key_command.clone().map(CaKey::Command))
+    }
+
+    /// What opens and seals it, if anything does.
+    ///
+    /// # Errors
+    /// When the passphrase cannot be read, or is too short.
+    pub(crate) fn seal(&self) -> Result<Option<Arc<Seal>>, StoreError> {
+        if let Some(file) = &self.ca_passphrase_file {
+            return Seal::passphrase_file(file).map(|seal| Some(Arc::new(seal)));
+        }
+        Ok(self
+            .ca_key_command
+            .as_deref()
+            .map(|command| Arc::new(Seal::command(command))))
+    }
+}
+
+impl Place {
+    fn open(&self) -> Result<DirStore, StoreError> {
+        Ok(DirStore::open(&self.dir)?.sealed_by(self.seal()?))
+    }
+
+    fn create(&self) -> Result<DirStore, StoreError> {
+        Ok(DirStore::create(&self.dir)?.sealed_by(self.seal()?))
+    }
+
+    fn shared(&self) -> Result<DirStore, StoreError> {
+        Ok(DirStore::shared(&self.dir)?.sealed_by(self.seal()?))
+    }
+
+    fn seal(&self) -> Result<Option<Arc<Seal>>, StoreError> {
+        self.key.seal()
+    }
 }
 
 impl Args {
@@ -58,6 +131,12 @@ impl Args {
             CaCommand::Revoke(args) => args.run(),
             CaCommand::Unrevoke(args) => args.run(),
             CaCommand::Revoked(args) => args.run(),
+            CaCommand::Rotate(args) => args.run(),
+            CaCommand::Abort(args) => args.run(),
+            CaCommand::Csr(args) => args.run(),
+            CaCommand::Import(args) => args.run(),
+            CaCommand::Backup(args) => args.run(),
+            CaCommand::Restore(args) => args.run(),
         }
     }
 }

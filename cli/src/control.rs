@@ -3,12 +3,13 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use squire_control::{
-    config::{Config, JwtConfig, Kubernetes, Objects},
+    config::{Config, JwtConfig, Kubernetes, Objects, ROTATE_ROOT_AT},
     source::kubernetes::Access,
 };
 use squire_mesh::{ports, spiffe::TrustDomain};
 
 use crate::{
+    ca::KeyArgs,
     exit::{Failure, Outcome, block_on},
     logs::LogArgs,
 };
@@ -85,12 +86,23 @@ pub(crate) struct Args {
     /// The audience (`aud`) that tokens must name
     #[arg(long, value_name = "NAME", default_value = ports::CA_AUDIENCE, help_heading = "Tokens")]
     jwt_audience: String,
+    #[command(flatten)]
+    ca_key: KeyArgs,
+    /// File that is kept current with the CA's roots (PEM), for sidecars and others to be given
+    #[arg(long, value_name = "FILE", help_heading = "CA")]
+    trust_bundle_file: Option<PathBuf>,
+    /// Percent of the root's life after which it is rotated by itself; 0: never. A root that you brought is never rotated by itself
+    #[arg(long, value_name = "N", default_value_t = ROTATE_ROOT_AT, value_parser = clap::value_parser!(u32).range(0..=95), help_heading = "CA")]
+    rotate_root_at: u32,
     /// Most connections open at once on --grpc
     #[arg(long, value_name = "N", default_value_t = 20_000, help_heading = "Limits")]
     max_connections: usize,
     /// Most TLS handshakes under way at once on --grpc
     #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Limits")]
     max_handshakes: usize,
+    /// Most certificates a second for each identity, after a burst of 20 seconds' worth
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Limits")]
+    issue_rate: u32,
     #[command(flatten)]
     logs: LogArgs,
 }
@@ -128,6 +140,10 @@ impl Args {
             issuer,
             audience: self.jwt_audience,
         });
+        config.ca_key = self.ca_key.config();
+        config.trust_bundle_file = self.trust_bundle_file;
+        config.rotate_root_at = Some(self.rotate_root_at).filter(|percent| *percent > 0);
+        config.limits.issue_rate = self.issue_rate;
         config.limits.connections = self.max_connections;
         config.limits.handshakes = self.max_handshakes;
         config

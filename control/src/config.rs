@@ -24,6 +24,12 @@ pub struct Config {
     pub cluster_domain: String,
     /// Tokens that prove an identity to the CA.
     pub jwt: Option<JwtConfig>,
+    /// What the CA's state is encrypted with; `None`: it is not.
+    pub ca_key: Option<CaKey>,
+    /// A file that is kept current with the CA's roots, as PEM.
+    pub trust_bundle_file: Option<PathBuf>,
+    /// The share of its root's life, in percent, after which the CA rotates it by itself; `None`: never.
+    pub rotate_root_at: Option<u32>,
     /// What one control plane takes on.
     pub limits: Limits,
 }
@@ -59,6 +65,18 @@ impl fmt::Display for Objects {
     }
 }
 
+/// What the CA's state is encrypted with.
+#[derive(Clone, Debug)]
+pub enum CaKey {
+    /// The passphrase in this file.
+    PassphraseFile(PathBuf),
+    /// A key that this command wraps and unwraps.
+    Command(String),
+}
+
+/// When a root is rotated by itself unless configured otherwise, in percent of its life: two years of ten are left.
+pub const ROTATE_ROOT_AT: u32 = 80;
+
 /// Bearer tokens accepted by the CA: OIDC JWTs, as Kubernetes projects them.
 #[derive(Clone, Debug)]
 pub struct JwtConfig {
@@ -79,6 +97,8 @@ pub struct Limits {
     pub handshakes: usize,
     /// How long a TLS handshake may take.
     pub handshake_timeout: Duration,
+    /// Certificates a second for each identity, after a burst.
+    pub issue_rate: u32,
     /// How long a stop waits for streams to end by themselves.
     pub grace: Duration,
 }
@@ -89,6 +109,7 @@ impl Default for Limits {
             connections: 20_000,
             handshakes: 512,
             handshake_timeout: Duration::from_secs(5),
+            issue_rate: 50,
             grace: Duration::from_secs(5),
         }
     }
@@ -110,6 +131,9 @@ impl Config {
             trust_domain,
             cluster_domain: "cluster.local".to_owned(),
             jwt: None,
+            ca_key: None,
+            trust_bundle_file: None,
+            rotate_root_at: Some(ROTATE_ROOT_AT),
             limits: Limits::default(),
         }
     }

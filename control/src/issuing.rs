@@ -5,7 +5,7 @@
 mod shared;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
@@ -14,7 +14,9 @@ use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts};
 use squire_ca::{
     admin,
     attest::{Attestor, JoinTokens, Oidc, OidcConfig, Renewal, ServiceAccounts},
-    authority::CertificateAuthority,
+    authority::{CertificateAuthority, OWN},
+    roster::Evidence,
+    seal::Seal,
     service::{IssuingService, Observer, PeerIdentity},
     store::{DirStore, Store},
 };
@@ -22,7 +24,7 @@ use squire_mesh::{
     bundle::{TrustBundle, TrustBundles},
     ports,
     spiffe::SpiffeId,
-    svid::Revocations,
+    svid::{Revocations, Role, identify},
     tls::{ClientAuth, Svid, server_config},
     wire::ca::istio_certificate_service_server::IstioCertificateServiceServer,
 };
@@ -31,11 +33,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Status, service::interceptor::InterceptedService};
 
 use crate::{
-    config::{Config, JwtConfig},
+    config::{CaKey, Config, JwtConfig},
     error::ControlError,
     listener::Tls,
     metrics::{Metrics, count},
     peer::Peer,
+    reports::{ReportView, Witness},
 };
 
 /// After a failure to renew our own certificate.
@@ -54,6 +57,7 @@ pub struct Issuing {
     tls: watch::Receiver<Arc<Tls>>,
     metrics: Metrics,
     jwt: Option<JwtConfig>,
+    issue_rate: u32,
 }
 
 /// The issuing service with the peer's identity put where it looks for it.
@@ -88,11 +92,15 @@ impl Issuing {
             }
             None => {
                 let (dir, domain) = (config.ca_dir.clone(), config.trust_domain.clone());
-                let opened = tokio::task::spawn_blocking(move || open_or_found(&dir, &domain)).await;
+                let key = config.ca_key.clone();
+                let opened = tokio::task::spawn_blocking(move || open_or_found(&dir, key.as_ref(), &domain)).await;
                 let (ca, directory) = opened
                     .map_err(|_| ControlError::Interrupted("opening the CA"))?
                     .map_err(|error| failed(&error))?;
                 tasks.spawn(until(stop.clone(), Arc::clone(&ca).maintain()));
+                // Replicas that share a store issue without each other's knowledge: only where there is one signer does it
+                // know whom a gate has to wait for.
+                tasks.spawn(until(stop.clone(), Arc::clone(&ca).turn(config.rotate_root_at)));
                 open_socket(&config.ca_dir, &ca, stop, tasks);
                 let store: Arc<dyn Store> = Arc::<DirStore>::clone(&directory);
                 (ca, store, Some(directory))
@@ -104,6 +112,9 @@ impl Issuing {
         let bundles = ca.watch_bundle();
         let first = settings(&Arc::new(svid.clone()), &bundles.borrow());
         let (sender, tls) = watch::channel(Arc::new(first));
+        if let Some(file) = &config.trust_bundle_file {
+            tasks.spawn(until(stop.clone(), publish_bundle(file.clone(), ca.watch_bundle())));
+        }
         tasks.spawn(until(stop.clone(), renew(Arc::clone(&ca), id, svid, bundles, sender)));
         Ok(Self {
             ca,
@@ -113,6 +124,7 @@ impl Issuing {
             tls,
             metrics: metrics.clone(),
             jwt: config.jwt.clone(),
+            issue_rate: config.limits.issue_rate,
         })
     }
 
@@ -138,6 +150,11 @@ impl Issuing {
     /// The roots that proxies must trust.
     pub fn bundle(&self) -> watch::Receiver<Arc<TrustBundle>> {
         self.ca.watch_bundle()
+    }
+
+    /// Takes reports of proxies for the evidence that a rotation waits for.
+    pub fn witness(&self) -> Box<dyn Witness> {
+        Box::new(Evidenced(Arc::clone(&self.ca)))
     }
 
     /// What is revoked.
@@ -176,6 +193,7 @@ impl Issuing {
         }
         let observer = Counting::new(&self.metrics).map_err(ControlError::Metrics)?;
         let service = IssuingService::new(Arc::clone(&self.ca), attestors, revoked, Arc::new(observer));
+        let service = service.limited(self.issue_rate);
         Ok(InterceptedService::new(service.into_server(), name_peer))
     }
 }
@@ -199,14 +217,24 @@ type Opened = (Arc<CertificateAuthority>, Arc<DirStore>);
 
 fn open_or_found(
     dir: &Path,
+    key: Option<&CaKey>,
     domain: &squire_mesh::spiffe::TrustDomain,
 ) -> Result<Opened, squire_ca::authority::CaError> {
     let now = SystemTime::now();
-    let store = Arc::new(if dir.exists() {
+    let seal = match key {
+        None => None,
+        Some(CaKey::PassphraseFile(file)) => Some(Arc::new(Seal::passphrase_file(file)?)),
+        Some(CaKey::Command(command)) => Some(Arc::new(Seal::command(command))),
+    };
+    let store = if dir.exists() {
         DirStore::open(dir)?
     } else {
         DirStore::create(dir)?
-    });
+    };
+    let store = Arc::new(store.sealed_by(seal));
+    if store.seal_if_plain()? {
+        tracing::info!("the CA's state was kept in plain text and is encrypted from now on");
+    }
     let shared: Arc<dyn Store> = Arc::<DirStore>::clone(&store);
     if shared.load()?.is_none() {
         CertificateAuthority::init(&shared, domain, now)?;
@@ -221,7 +249,77 @@ fn settings(svid: &Arc<Svid>, bundle: &TrustBundle) -> Tls {
     Tls { config, bundles }
 }
 
-/// Renews our own certificate at half of its life, and shows it with the current bundle.
+/// Hands reports on to the CA.
+struct Evidenced(Arc<CertificateAuthority>);
+
+impl Witness for Evidenced {
+    fn saw(&self, id: &SpiffeId, workload: &str, report: &ReportView, now: SystemTime) {
+        let ends = u64::try_from(report.svid_not_after).unwrap_or(0);
+        let evidence = Evidence {
+            bundle_digest: report.own_bundle_digest.clone(),
+            bundle_sequence: report.own_bundle_sequence,
+            svid_root: report.svid_root.clone(),
+            svid_serial: report.svid_serial.clone(),
+            svid_not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(ends),
+            stands_on_old_root: report.stands_on_old_root,
+        };
+        self.0.roster().report(id.clone(), workload, evidence, now);
+    }
+}
+
+/// What we show and trust ourselves, for the evidence that a rotation waits for.
+fn report_own(ca: &CertificateAuthority, svid: &Svid, bundle: &TrustBundle) {
+    let now = SystemTime::now();
+    let bundles = TrustBundles::new([bundle.clone()]);
+    match identify(svid.chain(), &bundles, now, Role::Server) {
+        Ok(own) => {
+            let evidence = Evidence {
+                bundle_digest: bundle.digest(),
+                bundle_sequence: bundle.sequence(),
+                svid_root: own.root().to_string(),
+                svid_serial: svid.serial().to_string(),
+                svid_not_after: svid.not_after(),
+                stands_on_old_root: false,
+            };
+            ca.roster().report(svid.id().clone(), OWN, evidence, now);
+        }
+        Err(error) => tracing::error!(%error, "our own certificate is not good under our own roots"),
+    }
+}
+
+/// Whether another root signs now than the one our certificate stands on.
+fn is_outdated(svid: &Svid, bundle: &TrustBundle) -> bool {
+    let bundles = TrustBundles::new([bundle.clone()]);
+    let own = identify(svid.chain(), &bundles, SystemTime::now(), Role::Server);
+    match (own, bundle.signing()) {
+        (Ok(own), Some(signing)) => own.root() != signing.root,
+        (Ok(_), None) => false,
+        (Err(_), _) => true,
+    }
+}
+
+/// Keeps a file with the roots current, for whoever has to trust them before it can ask: replaced as a whole.
+async fn publish_bundle(file: PathBuf, mut bundles: watch::Receiver<Arc<TrustBundle>>) {
+    loop {
+        let pem = bundles.borrow_and_update().to_pem();
+        let aside = file.with_extension("new");
+        let written = async {
+            tokio::fs::write(&aside, pem).await?;
+            tokio::fs::File::open(&aside).await?.sync_all().await?;
+            tokio::fs::rename(&aside, &file).await
+        };
+        if let Err(error) = written.await {
+            tracing::error!(%error, file = %file.display(), "the roots cannot be written; trying again");
+            tokio::time::sleep(RETRY).await;
+            continue;
+        }
+        if bundles.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Renews our own certificate at half of its life and when another root signs, and shows it with the current bundle.
 async fn renew(
     ca: Arc<CertificateAuthority>,
     id: SpiffeId,
@@ -232,6 +330,7 @@ async fn renew(
     let mut svid = Arc::new(svid);
     let mut wait = half_life(&svid);
     loop {
+        report_own(&ca, &svid, &bundles.borrow());
         tokio::select! {
             () = tokio::time::sleep(wait) => match ca.issue_own(id.clone(), None, SystemTime::now()).await {
                 Ok(new) => {
@@ -249,7 +348,7 @@ async fn renew(
                 if changed.is_err() {
                     return;
                 }
-                wait = half_life(&svid);
+                wait = if is_outdated(&svid, &bundles.borrow()) { Duration::ZERO } else { half_life(&svid) };
             }
         }
         let next = settings(&svid, &bundles.borrow_and_update());

@@ -103,6 +103,7 @@ impl Running {
         let revoked = parts.all_revoked(issuing.revocations(), gone);
         let issuer = issuing.service(revoked.clone())?;
         let reports = Reports::new(Arc::clone(&catalog), metrics.clone());
+        reports.heard_by(issuing.witness());
         let ads = Ads::new(
             Arc::clone(&catalog),
             Arc::clone(&fleet),

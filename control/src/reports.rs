@@ -4,7 +4,8 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -59,14 +60,26 @@ pub struct ReportView {
     pub version: String,
     /// Its clock less ours, in seconds.
     pub clock_skew: i64,
+    /// Digest of the roots of its own trust domain that it trusts.
+    pub own_bundle_digest: String,
+    /// Sequence number of the bundle they came with.
+    pub own_bundle_sequence: u64,
+    /// Some of its connections stand on a root that does not sign any more.
+    pub stands_on_old_root: bool,
+}
+
+/// Hears every report that was taken.
+pub trait Witness: Send + Sync {
+    /// This workload, with this identity, has reported.
+    fn saw(&self, id: &SpiffeId, workload: &str, report: &ReportView, now: SystemTime);
 }
 
 /// The last reports of all proxies.
-#[derive(Debug)]
 pub struct Reports {
     catalog: Arc<Catalog>,
     metrics: Metrics,
     last: Mutex<HashMap<Arc<str>, ReportView>>,
+    witness: OnceLock<Box<dyn Witness>>,
 }
 
 impl Reports {
@@ -76,7 +89,13 @@ impl Reports {
             catalog,
             metrics,
             last: Mutex::default(),
+            witness: OnceLock::new(),
         })
+    }
+
+    /// Has every report heard by this witness too; the first one given stays.
+    pub fn heard_by(&self, witness: Box<dyn Witness>) {
+        let _ = self.witness.set(witness);
     }
 
     /// The tonic service.
@@ -100,6 +119,7 @@ impl Reports {
             &report.svid_issuer,
             &report.svid_root,
             &report.svid_serial,
+            &report.own_bundle_digest,
         ];
         if texts
             .into_iter()
@@ -122,7 +142,13 @@ impl Reports {
             admin_address: report.admin_address,
             version: report.version,
             clock_skew: report.now.saturating_sub_unsigned(received),
+            own_bundle_digest: report.own_bundle_digest,
+            own_bundle_sequence: report.own_bundle_sequence,
+            stands_on_old_root: report.stands_on_old_root,
         };
+        if let Some(witness) = self.witness.get() {
+            witness.saw(id, uid.as_str(), &view, now);
+        }
         let mut last = self.lock();
         if last.len() >= MAX_REPORTS && !last.contains_key(uid.as_str()) {
             last.retain(|_, report| received.saturating_sub(report.received) < GONE.as_secs());
@@ -154,6 +180,14 @@ impl Reports {
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, ReportView>> {
         // Whole records are put in and taken out: a panic elsewhere has left none in halves.
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Reports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reports")
+            .field("last", &self.lock().len())
+            .finish_non_exhaustive()
     }
 }
 

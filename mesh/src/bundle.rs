@@ -41,6 +41,16 @@ pub struct TrustBundle {
     roots: Vec<Root>,
     anchors: Vec<TrustAnchor<'static>>,
     sequence: u64,
+    signing: Option<Signing>,
+}
+
+/// Which root of a bundle signs now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signing {
+    /// Its digest.
+    pub root: RootDigest,
+    /// An SVID under another root is to be renewed at a random moment within this time.
+    pub renew_within: Duration,
 }
 
 /// The bundles of all trust domains that are trusted.
@@ -102,6 +112,7 @@ impl TrustBundle {
             roots: Vec::new(),
             anchors: Vec::new(),
             sequence,
+            signing: None,
         };
         for (index, der) in roots.into_iter().enumerate() {
             bundle.push(index, der)?;
@@ -121,6 +132,27 @@ impl TrustBundle {
             return Err(BundleError::Empty);
         }
         Self::new(trust_domain.clone(), ders, 0)
+    }
+
+    /// The same, saying which of its roots signs now.
+    #[must_use]
+    pub fn with_signing(mut self, signing: Signing) -> Self {
+        self.signing = Some(signing);
+        self
+    }
+
+    /// Which root signs now, if that is known.
+    #[must_use]
+    pub fn signing(&self) -> Option<Signing> {
+        self.signing
+    }
+
+    /// SHA-256 over the sorted roots, hex: equal exactly when the same roots are trusted.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut context = digest::Context::new(&digest::SHA256);
+        hash_roots(&mut context, self);
+        hex(context.finish().as_ref())
     }
 
     /// Whose roots these are.
@@ -264,6 +296,14 @@ impl TrustBundles {
         self.by_domain.values()
     }
 
+    /// Whether these are the same bundles, sequence numbers and the roots that sign included.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let facts =
+            |bundles: &Self| -> Vec<_> { bundles.iter().map(|bundle| (bundle.sequence, bundle.signing)).collect() };
+        self.digest == other.digest && facts(self) == facts(other)
+    }
+
     /// Whether this root still vouches for this trust domain.
     #[must_use]
     pub fn holds(&self, trust_domain: &TrustDomain, root: RootDigest) -> bool {
@@ -291,15 +331,20 @@ impl Default for TrustBundles {
 
 fn digest_of(bundles: &BTreeMap<TrustDomain, TrustBundle>) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
-    for (domain, bundle) in bundles {
-        let mut roots: Vec<_> = bundle.roots.iter().map(|root| root.digest).collect();
-        roots.sort_unstable();
-        context.update(&(domain.as_str().len() as u64).to_be_bytes());
-        context.update(domain.as_str().as_bytes());
-        context.update(&(roots.len() as u64).to_be_bytes());
-        roots.iter().for_each(|root| context.update(&root.0));
+    for bundle in bundles.values() {
+        hash_roots(&mut context, bundle);
     }
     hex(context.finish().as_ref())
+}
+
+fn hash_roots(context: &mut digest::Context, bundle: &TrustBundle) {
+    let domain = bundle.trust_domain.as_str();
+    let mut roots: Vec<_> = bundle.roots.iter().map(|root| root.digest).collect();
+    roots.sort_unstable();
+    context.update(&(domain.len() as u64).to_be_bytes());
+    context.update(domain.as_bytes());
+    context.update(&(roots.len() as u64).to_be_bytes());
+    roots.iter().for_each(|root| context.update(&root.0));
 }
 
 /// Lower-case hexadecimal digits.
@@ -322,11 +367,20 @@ impl TryFrom<wire::squire::TrustBundle> for TrustBundle {
             .trust_domain
             .parse()
             .map_err(|error| BundleError::TrustDomain(message.trust_domain.chars().take(300).collect(), error))?;
-        Self::new(
-            domain,
-            message.roots.iter().map(|der| CertificateDer::from(der.to_vec())),
-            message.sequence,
-        )
+        let roots = message.roots.iter().map(|der| CertificateDer::from(der.to_vec()));
+        let bundle = Self::new(domain, roots, message.sequence)?;
+        if message.signing_root.is_empty() {
+            return Ok(bundle);
+        }
+        let signing = bundle
+            .roots
+            .iter()
+            .find(|root| root.digest.0[..] == message.signing_root[..]);
+        let root = signing
+            .ok_or_else(|| BundleError::Signing(bundle.trust_domain.clone()))?
+            .digest;
+        let renew_within = Duration::from_secs(message.renew_within_seconds.into());
+        Ok(bundle.with_signing(Signing { root, renew_within }))
     }
 }
 
@@ -336,6 +390,13 @@ impl From<&TrustBundle> for wire::squire::TrustBundle {
             trust_domain: bundle.trust_domain.to_string(),
             roots: bundle.roots.iter().map(|root| root.der.to_vec().into()).collect(),
             sequence: bundle.sequence,
+            signing_root: bundle
+                .signing
+                .map(|signing| signing.root.0.to_vec().into())
+                .unwrap_or_default(),
+            renew_within_seconds: bundle.signing.map_or(0, |signing| {
+                u32::try_from(signing.renew_within.as_secs()).unwrap_or(u32::MAX)
+            }),
         }
     }
 }

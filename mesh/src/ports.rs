@@ -36,6 +36,9 @@ pub const BUNDLE_KEY: &str = "root.pem";
 /// Audience that tokens presented to the CA must name.
 pub const CA_AUDIENCE: &str = "squire-ca";
 
+/// Field of a certificate request's metadata: which workload its sender stands beside.
+pub const CA_METADATA_WORKLOAD: &str = "workload";
+
 /// xDS type of `squire.v1.Workload`.
 pub const TYPE_WORKLOAD: &str = "type.googleapis.com/squire.v1.Workload";
 /// xDS type of `squire.v1.Service`.

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 pub(crate) use squire_mesh::policy::OnConnection;
 use squire_mesh::{
+    bundle::TrustBundle,
     policy::{self, Decision, Endpoint, Http, Principal, Request},
     svid::VerifiedPeer,
     workload::Workload,
@@ -203,6 +204,19 @@ pub(crate) fn workload_at(
         first.get_or_insert(workload);
     }
     first.map(Arc::clone)
+}
+
+/// Whether a connection to a peer that was verified once may carry something new: it is trusted now, and will be when a
+/// root that no longer signs leaves the bundle.
+pub(crate) fn lasting(snapshot: &Snapshot, peer: &VerifiedPeer, now: SystemTime) -> bool {
+    grounds(snapshot, peer, now).is_ok() && !on_old_root(snapshot, peer)
+}
+
+/// Whether a peer stands on a root of its trust domain that does not sign any more.
+pub(crate) fn on_old_root(snapshot: &Snapshot, peer: &VerifiedPeer) -> bool {
+    let bundle = snapshot.bundles.get(peer.id().trust_domain());
+    let signing = bundle.and_then(TrustBundle::signing);
+    signing.is_some_and(|signing| signing.root != peer.root())
 }
 
 /// Whether a peer that was verified once may still be trusted now.

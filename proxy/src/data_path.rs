@@ -30,6 +30,7 @@ use crate::{
     metrics::Metrics,
     outbound,
     pool::{Limits, Pool},
+    report::Standing,
     route::Target,
     shared::{Ids, Shared},
     state::State,
@@ -48,6 +49,8 @@ pub struct Inputs {
     pub metrics: Arc<Metrics>,
     /// Live connections.
     pub registry: Arc<Registry>,
+    /// To be told what live connections stand on.
+    pub standing: watch::Sender<Standing>,
 }
 
 /// The running data path.
@@ -69,6 +72,7 @@ pub fn start(config: &Config, inputs: Inputs) -> io::Result<DataPath> {
         state,
         metrics,
         registry,
+        standing,
     } = inputs;
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -149,6 +153,8 @@ pub fn start(config: &Config, inputs: Inputs) -> io::Result<DataPath> {
         tasks,
         draining: stop.child_token(),
         ids: Ids::default(),
+        trust_domain: config.trust_domain.clone(),
+        standing,
     });
     tokio::spawn(watch_grounds::watch(Arc::clone(&shared), stop.clone()));
     let slots = Arc::new(Semaphore::new(

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Every label [`Outcome::label`] can return; a test keeps the two together.
-pub(crate) const LABELS: [&str; 31] = [
+pub(crate) const LABELS: [&str; 32] = [
     "complete",
     "denied",
     "not_ready",
@@ -42,6 +42,7 @@ pub(crate) const LABELS: [&str; 31] = [
     "cut_untrusted",
     "cut_draining",
     "cut_address",
+    "cut_gone",
     "limit",
     "abandoned",
 ];

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    authorize::grounds,
+    authorize::lasting,
     credentials::{Credentials, CredentialsWatch},
     dial::{DialError, Dialer},
     link::{Ended, Event, Framing, Link, LinkStream, frame::Control},
@@ -252,7 +252,7 @@ impl Pool {
                 entry.last_used = Some(Instant::now());
                 entry.idle.pop()?.leased
             };
-            let trusted = || grounds(&self.state.borrow(), &leased.peer, SystemTime::now()).is_ok();
+            let trusted = || lasting(&self.state.borrow(), &leased.peer, SystemTime::now());
             let event = if leased.generation != generation || !trusted() {
                 LinkEvent::Superseded
             } else if !alive(&mut leased.link) {

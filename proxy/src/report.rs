@@ -8,7 +8,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use squire_mesh::wire::squire::{ReportRequest, report_service_client::ReportServiceClient};
+use squire_mesh::{
+    bundle::TrustBundle,
+    wire::squire::{ReportRequest, report_service_client::ReportServiceClient},
+};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -29,6 +32,15 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bounds on the pace the control plane may ask for.
 const PACE: std::ops::RangeInclusive<u32> = 1..=300;
 
+/// What live connections stand on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Sequence number of our trust domain's bundle that they were judged by.
+    pub bundle: u64,
+    /// Some stand on a root of it that does not sign any more.
+    pub on_old_root: bool,
+}
+
 /// The task that reports.
 pub struct Reporter {
     /// Whose sidecar this is.
@@ -41,6 +53,8 @@ pub struct Reporter {
     pub channel: watch::Receiver<Option<Channel>>,
     /// Where the admin endpoint really listens.
     pub admin: SocketAddr,
+    /// Whether live connections stand on a root that does not sign any more, as of which bundle.
+    pub standing: watch::Receiver<Standing>,
     /// Counts reports.
     pub vitals: Arc<Vitals>,
 }
@@ -83,6 +97,7 @@ impl Reporter {
                 changed = self.channel.changed() => return changed,
                 changed = self.identity.changed() => changed?,
                 changed = self.state.changed() => changed?,
+                changed = self.standing.changed() => changed?,
             }
         }
         Ok(())
@@ -105,12 +120,19 @@ impl Reporter {
     fn report(&mut self) -> ReportRequest {
         let issued = self.identity.borrow_and_update().last().cloned();
         let snapshot = Arc::clone(&self.state.borrow_and_update());
+        let standing = *self.standing.borrow_and_update();
+        let own = snapshot.bundles.get(&self.config.trust_domain);
+        let sequence = own.map_or(0, TrustBundle::sequence);
         let report = ReportRequest {
             workload: self.config.workload.to_string(),
             bundle_digest: snapshot.bundles.digest().to_owned(),
             admin_address: self.admin_address(&snapshot).to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             now: unix_seconds(SystemTime::now()),
+            own_bundle_digest: own.map(TrustBundle::digest).unwrap_or_default(),
+            own_bundle_sequence: sequence,
+            // Not judged by this bundle yet: it may be so.
+            stands_on_old_root: standing.on_old_root || standing.bundle != sequence,
             ..ReportRequest::default()
         };
         match issued {
@@ -143,6 +165,8 @@ fn with_svid(report: ReportRequest, issued: &Issued) -> ReportRequest {
 #[derive(PartialEq, Eq)]
 struct Evidence {
     bundle_digest: String,
+    own_bundle_sequence: u64,
+    stands_on_old_root: bool,
     svid_serial: String,
     admin_address: String,
 }
@@ -151,6 +175,8 @@ impl Evidence {
     fn of(report: &ReportRequest) -> Self {
         Self {
             bundle_digest: report.bundle_digest.clone(),
+            own_bundle_sequence: report.own_bundle_sequence,
+            stands_on_old_root: report.stands_on_old_root,
             svid_serial: report.svid_serial.clone(),
             admin_address: report.admin_address.clone(),
         }

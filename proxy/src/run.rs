@@ -18,7 +18,7 @@ use crate::{
     metrics::Metrics,
     open_files,
     readiness::Readiness,
-    report::Reporter,
+    report::{Reporter, Standing},
     roots::{Roots, RootsError},
     shutdown::{Shutdown, Signals},
     state::{State, Store},
@@ -89,7 +89,12 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 
     let mut tasks = JoinSet::new();
     tasks.spawn(signals.drive(shutdown.clone(), Arc::clone(&renew_now)));
-    let (state, identity) = follow_control(&mut tasks, &config, roots, &vitals, admin.address(), renew_now);
+    let (standing, stands) = watch::channel(Standing::default());
+    let told = Told {
+        admin: admin.address(),
+        stands,
+    };
+    let (state, identity) = follow_control(&mut tasks, &config, roots, &vitals, told, renew_now);
     let readiness = Arc::new(Readiness::new(
         &config,
         identity.clone(),
@@ -117,6 +122,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         state: state.clone(),
         metrics,
         registry: connections,
+        standing,
     };
     let data_path = data_path::start(&config, inputs).map_err(RunError::DataPath)?;
     for address in data_path.addresses() {
@@ -134,13 +140,19 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     Ok(())
 }
 
+/// What only the rest of the sidecar knows and the control plane is told.
+struct Told {
+    admin: SocketAddr,
+    stands: watch::Receiver<Standing>,
+}
+
 /// Starts what keeps us somebody and tells us everything.
 fn follow_control(
     tasks: &mut JoinSet<()>,
     config: &Arc<Config>,
     roots: Roots,
     vitals: &Arc<Vitals>,
-    admin: SocketAddr,
+    told: Told,
     renew_now: Arc<Notify>,
 ) -> (State, identity::Receiver) {
     let (uid, domain) = (config.workload.clone(), config.trust_domain.clone());
@@ -158,7 +170,8 @@ fn follow_control(
         identity: identity.clone(),
         state: state.clone(),
         channel,
-        admin,
+        admin: told.admin,
+        standing: told.stands,
         vitals: Arc::clone(vitals),
     };
     tasks.spawn(renewal.run());

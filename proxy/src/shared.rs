@@ -9,7 +9,8 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
+use squire_mesh::spiffe::TrustDomain;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
     http::{h1::IdleUpstreams, h2::Upstreams},
     metrics::Metrics,
     pool::Pool,
+    report::Standing,
     state::Snapshot,
     state::State,
     traffic::Traffic,
@@ -56,6 +58,10 @@ pub(crate) struct Shared {
     /// No new work; what is under way may finish.
     pub(crate) draining: CancellationToken,
     pub(crate) ids: Ids,
+    /// Whose identities ours is one of.
+    pub(crate) trust_domain: TrustDomain,
+    /// What live connections stand on; for the control plane.
+    pub(crate) standing: watch::Sender<Standing>,
 }
 
 /// Where connection ids come from.

@@ -6,15 +6,19 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use squire_mesh::policy::{Decision, Why};
+use squire_mesh::{
+    bundle::TrustBundle,
+    policy::{Decision, Why},
+};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    authorize::{self, Answer, OnConnection, Question, grounds},
-    connection::{Application, Carrier, Connection, Cut, Direction},
+    authorize::{self, Answer, OnConnection, Question, grounds, on_old_root},
+    connection::{Carrier, Connection, Cut, Direction},
     destinations::of_family,
     ext_authz::NOBODY_ASKED,
+    report::Standing,
     shared::Shared,
     state::Snapshot,
 };
@@ -37,6 +41,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
                 let snapshot = Arc::clone(&state.borrow_and_update());
                 judge_all(&shared, &snapshot, true);
                 shared.http2.sweep(&shared);
+                tell_standing(&shared, &snapshot);
             }
             changed = credentials.changed() => {
                 if changed.is_err() { return }
@@ -45,8 +50,10 @@ pub(crate) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
             }
             _ = ticks.tick() => {
                 count = count.wrapping_add(1);
-                judge_all(&shared, &shared.snapshot(), false);
+                let snapshot = shared.snapshot();
+                judge_all(&shared, &snapshot, false);
                 shared.http2.sweep(&shared);
+                tell_standing(&shared, &snapshot);
                 if count.is_multiple_of(HOUSEKEEPING) {
                     sweep(&shared);
                     shared.metrics.expire_idle_series();
@@ -55,6 +62,28 @@ pub(crate) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
     }
+}
+
+/// Says whether live connections stand on a root that does not sign any more: while they do, it must not go.
+fn tell_standing(shared: &Shared, snapshot: &Snapshot) {
+    let own = snapshot.bundles.get(&shared.trust_domain);
+    // Where one root is trusted, all that is alive stands on it.
+    let several = own.is_some_and(|own| own.roots().len() > 1);
+    let live = || shared.recorder.registry.all().into_iter();
+    let old = |connection: Arc<Connection>| {
+        let shares = connection.shares_upstreams();
+        let facts = connection.facts();
+        !shares && facts.peer.as_ref().is_some_and(|peer| on_old_root(snapshot, peer))
+    };
+    let now = Standing {
+        bundle: own.map_or(0, TrustBundle::sequence),
+        on_old_root: several && (live().any(old) || shared.http2.any_on_old_root(snapshot)),
+    };
+    shared.standing.send_if_modified(|told| {
+        let changed = *told != now;
+        *told = now;
+        changed
+    });
 }
 
 /// Closes idle connections that are old, lost or no longer ours.
@@ -81,10 +110,12 @@ fn judge_all(shared: &Shared, snapshot: &Snapshot, policy_too: bool) {
 
 /// Whether a live connection would be let in now.
 fn judge(snapshot: &Snapshot, connection: &Connection, now: SystemTime, policy_too: bool) -> Result<(), Cut> {
-    let (peer, port, upstream, carrier, application, judged, answered) = {
+    let shares = connection.shares_upstreams();
+    let (peer, workload, port, upstream, carrier, application, judged, answered) = {
         let facts = connection.facts();
         (
             facts.peer.clone(),
+            facts.peer_workload.clone(),
             facts.port,
             facts.upstream,
             facts.carrier,
@@ -93,10 +124,12 @@ fn judge(snapshot: &Snapshot, connection: &Connection, now: SystemTime, policy_t
             facts.answered.clone(),
         )
     };
-    // The streams of an application go over connections that many share, each with grounds of its own.
-    let shares = application == Application::Http2 && connection.direction == Direction::Outbound;
     if let Some(peer) = peer.as_ref().filter(|_| !shares) {
         grounds(snapshot, peer, now)?;
+        // An identity that was vouched for by hand never had a workload, and loses none.
+        if workload.is_some_and(|uid| snapshot.workload(uid.as_str()).is_none()) {
+            return Err(Cut::Gone);
+        }
     }
     if !policy_too || !judged || carrier == Carrier::Unknown {
         return Ok(());

@@ -22,6 +22,7 @@ mod providers;
 mod redirect;
 mod resumption;
 mod revocation;
+mod rotation;
 mod routing;
 mod smuggling;
 mod tokens;

@@ -76,5 +76,6 @@ fn redeem(
         id,
         attestor: "join-token",
         subject: format!("sha256:{}", &digest.to_string()[..16]),
+        workload: None,
     })
 }

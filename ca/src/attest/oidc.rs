@@ -155,6 +155,7 @@ impl Oidc {
             id,
             attestor: "oidc",
             subject: claims.sub.clone(),
+            workload: None,
         })
     }
 

@@ -43,6 +43,7 @@ impl Attestor for Renewal {
                 id: peer.id().clone(),
                 attestor: "svid",
                 subject: format!("serial:{}", peer.serial()),
+                workload: None,
             })
         })
     }

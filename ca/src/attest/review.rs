@@ -70,6 +70,7 @@ impl ServiceAccounts {
             id,
             attestor: "kubernetes",
             subject: format!("pod {}/{} {}", bound.namespace, bound.pod, bound.uid),
+            workload: Some(format!("{}/{}", bound.namespace, bound.pod)),
         })
     }
 

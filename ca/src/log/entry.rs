@@ -52,6 +52,26 @@ pub enum Event {
         /// The file it is kept in.
         set_aside: String,
     },
+    /// The state was restored from a backup; what was logged after that backup was made is not here.
+    Restored {
+        /// Which backup: SHA-256 of its file.
+        backup: Sha256,
+        /// When it was made, RFC 3339.
+        made: String,
+    },
+    /// A rotation of the root has reached this phase.
+    Rotation {
+        /// `distribute`, `switch`, `retire` or `stable`.
+        phase: String,
+        /// Key identifier of the root that is to go.
+        from: String,
+        /// Key identifier of the root that is to stay.
+        to: String,
+        /// Of the bundle.
+        sequence: u64,
+        /// On whose word.
+        why: String,
+    },
     /// An identity or a certificate was revoked.
     Revoked {
         /// SPIFFE ID or serial number.
@@ -84,6 +104,9 @@ pub enum Event {
         attestor: String,
         /// For whom, in the attestor's own terms.
         subject: String,
+        /// Beside which workload, as the requester says or the attestor knows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        workload: Option<String>,
     },
 }
 

@@ -14,6 +14,7 @@ fn event(n: u64) -> Event {
         issuer: "aa".into(),
         attestor: "join-token".into(),
         subject: "token".into(),
+        workload: None,
     }
 }
 

@@ -2,10 +2,13 @@
 //! hash), `log.jsonl` and `log.head` (the issuance log), `lock`. Directory 0700, files 0600. Every file but the log is
 //! replaced as a whole: write aside, fsync, rename, fsync the directory. It never leaves a file half-written under its name.
 
+mod raw;
+
 use std::{
     io::{self, Read},
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -19,6 +22,7 @@ use super::{
 use crate::{
     digest::Sha256,
     log::Head,
+    seal::{self, Seal},
     state::{State, StateError},
     token::TokenRecord,
 };
@@ -38,6 +42,7 @@ pub struct DirStore<D: Disk = RealDisk> {
     dir: PathBuf,
     disk: D,
     lock: Access,
+    seal: Option<Arc<Seal>>,
 }
 
 #[derive(Debug)]
@@ -79,6 +84,7 @@ impl DirStore {
             dir: dir.to_owned(),
             disk: RealDisk,
             lock,
+            seal: None,
         };
         store.clear_leftovers()?;
         Ok(store)
@@ -94,6 +100,7 @@ impl DirStore {
             dir: dir.to_owned(),
             disk: RealDisk,
             lock: Access::Shared,
+            seal: None,
         })
     }
 
@@ -116,6 +123,28 @@ impl DirStore {
 }
 
 impl<D: Disk> DirStore<D> {
+    /// Encrypts the state from now on, and opens one that is encrypted.
+    #[must_use]
+    pub fn sealed_by(mut self, seal: Option<Arc<Seal>>) -> Self {
+        self.seal = seal;
+        self
+    }
+
+    /// Encrypts a state that was kept in plain text until now. Says whether it was.
+    ///
+    /// # Errors
+    /// When it cannot be read, sealed or made durable.
+    pub fn seal_if_plain(&self) -> Result<bool, StoreError> {
+        let bytes = self.read(&self.dir.join(STATE))?.map(zeroize::Zeroizing::new);
+        match (bytes, &self.seal) {
+            (Some(bytes), Some(_)) if !seal::is_sealed(&bytes) => match self.load()? {
+                Some(state) => self.save(&state).map(|()| true),
+                None => Ok(false),
+            },
+            _ => Ok(false),
+        }
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -128,6 +157,7 @@ impl<D: Disk> DirStore<D> {
             dir: PathBuf::from("/ca"),
             disk,
             lock: Access::Test,
+            seal: None,
         };
         store.clear_leftovers()?;
         Ok(store)
@@ -206,19 +236,24 @@ impl<D: Disk> Store for DirStore<D> {
     }
 
     fn load(&self) -> Result<Option<State>, StoreError> {
-        let path = self.dir.join(STATE);
-        let Some(bytes) = self.read(&path)?.map(zeroize::Zeroizing::new) else {
-            return Ok(None);
-        };
-        State::parse(&bytes).map(Some).map_err(|error| StoreError::Damaged {
-            path,
-            reason: error.to_string(),
-        })
+        let bytes = self.read(&self.dir.join(STATE))?.map(zeroize::Zeroizing::new);
+        bytes.map(|bytes| self.parse(&bytes)).transpose()
     }
 
     fn save(&self, state: &State) -> Result<(), StoreError> {
         self.exclusive()?;
-        self.replace(&self.dir.join(STATE), &state.to_bytes()?)
+        let path = self.dir.join(STATE);
+        let bytes = state.to_bytes()?;
+        match &self.seal {
+            None => self.replace(&path, &bytes),
+            Some(seal) => {
+                let sealed = seal.seal(&bytes).map_err(|error| StoreError::Sealed {
+                    path: path.clone(),
+                    error,
+                })?;
+                self.replace(&path, &sealed)
+            }
+        }
     }
 
     fn add_token(&self, digest: &Sha256, record: &TokenRecord) -> Result<(), StoreError> {

@@ -26,6 +26,8 @@ impl From<StoreError> for Failure {
             | StoreError::OtherTrustDomain { .. }
             | StoreError::Permissions { .. }
             | StoreError::Damaged { .. }
+            | StoreError::Sealed { .. }
+            | StoreError::NoKey(_)
             | StoreError::State(_) => Self::configuration(error),
         }
     }

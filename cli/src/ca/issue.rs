@@ -74,7 +74,7 @@ impl Args {
             .serialize_request(&key)
             .map_err(Failure::unavailable)?;
         let request = request.pem().map_err(Failure::unavailable)?;
-        let papers = match DirStore::open(&self.place.dir) {
+        let papers = match self.place.open() {
             Ok(store) => self.sign_here(store, &request)?,
             Err(StoreError::Locked { .. }) => self.have_signed(&request)?,
             Err(other) => return Err(other.into()),
@@ -90,6 +90,7 @@ impl Args {
             id: self.id.clone(),
             attestor: "admin",
             subject: format!("squire ca issue, process {}", std::process::id()),
+            workload: None,
         };
         let mut papers = None;
         block_on(async {
@@ -115,7 +116,7 @@ impl Args {
                 dir.display()
             ))
         })?;
-        let store = DirStore::shared(dir)?;
+        let store = self.place.shared()?;
         let state = store.load()?.ok_or_else(|| StoreError::NotInitialised(dir.clone()))?;
         let bundle = Hierarchy::load(&state)
             .map_err(Failure::configuration)?

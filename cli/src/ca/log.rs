@@ -5,7 +5,7 @@ use std::{fmt::Write as _, io::BufReader, sync::Arc, time::SystemTime};
 use serde::Serialize;
 use squire_ca::{
     log::{Entry, Event, LogFault, Verified, restart, verify},
-    store::{DirStore, Store},
+    store::Store,
 };
 
 use super::{
@@ -59,11 +59,11 @@ struct Verdict {
 impl Args {
     pub(super) fn run(self) -> Outcome {
         if let Some(reason) = &self.restart {
-            let store: Arc<dyn Store> = Arc::new(DirStore::open(&self.place.dir)?);
+            let store: Arc<dyn Store> = Arc::new(self.place.open()?);
             restart(&store, reason, SystemTime::now())?;
             return print("the log was set aside; a new one has begun\n");
         }
-        let store = DirStore::shared(&self.place.dir)?;
+        let store = self.place.shared()?;
         let head = store.log_head()?;
         let log = BufReader::new(store.read_log(0)?);
         let mut entries = Vec::new();
@@ -83,7 +83,14 @@ impl Args {
             (None, _) => true,
             (Some(wanted), Event::Issued { id, .. }) => id == wanted,
             (Some(wanted), Event::Revoked { target, .. } | Event::Unrevoked { target }) => target == wanted,
-            (Some(_), Event::Root { .. } | Event::Intermediate { .. } | Event::Restarted { .. }) => false,
+            (
+                Some(_),
+                Event::Root { .. }
+                | Event::Intermediate { .. }
+                | Event::Rotation { .. }
+                | Event::Restarted { .. }
+                | Event::Restored { .. },
+            ) => false,
         }
     }
 
@@ -139,6 +146,8 @@ fn row(entry: &Entry) -> [String; 7] {
         Event::Revoked { target, covers, reason } => ("revoked", covers.as_str(), target, &entry.time, reason.clone()),
         Event::Unrevoked { target } => ("unrevoked", "-", target, &entry.time, "admin".to_owned()),
         Event::Restarted { reason, set_aside } => ("restarted", "-", set_aside, &entry.time, reason.clone()),
+        Event::Restored { made, .. } => ("restored", "-", made, &entry.time, "admin".to_owned()),
+        Event::Rotation { phase, to, why, .. } => ("rotation", phase.as_str(), to, &entry.time, why.clone()),
         Event::Issued {
             id,
             serial,

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use squire_ca::{
     admin::{Command, Reply},
     revocation::{RevocationView, Target, views},
-    store::{DirStore, Store as _, StoreError},
+    store::{Store as _, StoreError},
 };
 
 use super::{
@@ -89,7 +89,7 @@ impl Args {
             reason: self.reason,
             issued_only: self.issued_so_far,
         };
-        let revocation = revocation(perform(&self.place.dir, command)?)?;
+        let revocation = revocation(perform(&self.place, command)?)?;
         show(self.output, &revocation, |revocation| {
             table(std::slice::from_ref(revocation))
         })
@@ -99,14 +99,14 @@ impl Args {
 impl UnrevokeArgs {
     pub(super) fn run(self) -> Outcome {
         let target = self.target;
-        let undone = revocation(perform(&self.place.dir, Command::Unrevoke { target })?)?;
+        let undone = revocation(perform(&self.place, Command::Unrevoke { target })?)?;
         print(&format!("{}: no longer revoked ({})\n", undone.target, undone.reason))
     }
 }
 
 impl RevokedArgs {
     pub(super) fn run(self) -> Outcome {
-        let store = DirStore::shared(&self.place.dir)?;
+        let store = self.place.shared()?;
         let state = store
             .load()?
             .ok_or_else(|| StoreError::NotInitialised(self.place.dir.clone()))?;

@@ -2,18 +2,26 @@
 
 mod shared;
 
-use std::{fs, path::PathBuf, time::SystemTime};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use anyhow::Context as _;
+use serde::Serialize;
 use squire_ca::{
     hierarchy::Hierarchy,
+    roster::Progress,
+    state::Phase,
     status::Status,
     store::{DirStore, Store as _, StoreError},
 };
 
 use super::{
-    Place,
+    KeyArgs, Place,
     output::{Format, pairs, print, show},
+    rotate::{progress, progress_table},
 };
 use crate::{
     cluster::ClusterArgs,
@@ -49,6 +57,8 @@ pub(super) struct Args {
     )]
     dir: Option<PathBuf>,
     #[command(flatten)]
+    key: KeyArgs,
+    #[command(flatten)]
     cluster: ClusterArgs,
     /// In which form
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
@@ -71,8 +81,19 @@ impl Args {
         if let Some(page) = page::of_cluster(&self.cluster, "/ca/status")? {
             return shared::run(&page, self.output);
         }
-        let status = Status::read(&DirStore::shared(&self.dir.unwrap_or_default())?)?;
-        show(self.output, &status, table)?;
+        let place = Place {
+            dir: self.dir.unwrap_or_default(),
+            key: self.key,
+        };
+        let status = Status::read(&place.shared()?)?;
+        let shown = Shown {
+            rotation: rotation(&place.dir, &status)?,
+            status: status.clone(),
+        };
+        show(self.output, &shown, |shown| {
+            let progress = shown.rotation.as_ref().map(progress_table).unwrap_or_default();
+            table(&shown.status) + &progress
+        })?;
         if status.can_sign(SystemTime::now()) {
             Ok(())
         } else {
@@ -83,7 +104,7 @@ impl Args {
 
 impl BundleArgs {
     pub(super) fn run(self) -> Outcome {
-        let store = DirStore::shared(&self.place.dir)?;
+        let store = self.place.shared()?;
         let state = store
             .load()?
             .ok_or_else(|| StoreError::NotInitialised(self.place.dir.clone()))?;
@@ -100,11 +121,28 @@ impl BundleArgs {
     }
 }
 
+/// The status, and how far a rotation is where a process knows.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rotation: Option<Progress>,
+}
+
+/// Asks the process that runs the CA, if one does and there is something to ask.
+fn rotation(dir: &Path, status: &Status) -> Result<Option<Progress>, Failure> {
+    if status.phase == Phase::Stable || DirStore::owner(dir).is_none() {
+        return Ok(None);
+    }
+    progress(dir).map(Some)
+}
+
 /// The status for people.
 pub(super) fn table(status: &Status) -> String {
     let mut rows = vec![
         ("trust domain", status.trust_domain.clone()),
-        ("phase", format!("{:?}", status.phase).to_lowercase()),
+        ("phase", status.phase.label().to_owned()),
     ];
     for root in &status.roots {
         let active = if root.active { "signs" } else { "trusted" };

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 use squire_ca::{
     log::rfc3339,
-    store::{DirStore, Store as _, StoreError},
+    store::{Store as _, StoreError},
     token::{self, JoinToken},
 };
 use squire_mesh::spiffe::SpiffeId;
@@ -67,7 +67,7 @@ impl Args {
                 "--ttl: at most 24h: make the token when it is needed"
             )));
         }
-        let store = DirStore::shared(&self.place.dir)?;
+        let store = self.place.shared()?;
         let state = store
             .load()?
             .ok_or_else(|| StoreError::NotInitialised(self.place.dir.clone()))?;

@@ -48,4 +48,7 @@ pub enum BundleError {
         /// The URI found.
         found: String,
     },
+    /// The root that is said to sign is not one of the roots.
+    #[error("the root that signs for trust domain {0} is not among its roots: the control plane contradicts itself")]
+    Signing(TrustDomain),
 }

@@ -115,6 +115,12 @@ impl Revocations {
         }
     }
 
+    /// Whether the certificate with this serial number is revoked by it.
+    #[must_use]
+    pub fn has_serial(&self, serial: &Serial) -> bool {
+        self.serials.contains_key(serial)
+    }
+
     /// Whether an identity may hold a certificate issued at that time.
     ///
     /// # Errors

@@ -24,17 +24,20 @@ pub enum Cut {
     Draining = 5,
     /// The address it comes from now belongs to a workload with another identity.
     Address = 6,
+    /// The workload at the other end, and so its service account, is no longer part of the mesh.
+    Gone = 7,
 }
 
 impl Cut {
     /// All of them, for metrics that start at zero.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Policy,
         Self::Expired,
         Self::Revoked,
         Self::Untrusted,
         Self::Draining,
         Self::Address,
+        Self::Gone,
     ];
 
     /// The closed label.
@@ -46,6 +49,7 @@ impl Cut {
             Self::Untrusted => "cut_untrusted",
             Self::Draining => "cut_draining",
             Self::Address => "cut_address",
+            Self::Gone => "cut_gone",
         }
     }
 
@@ -62,6 +66,7 @@ impl fmt::Display for Cut {
             Self::Revoked => "the peer's identity is revoked",
             Self::Untrusted => "the peer's root has left the trust bundle",
             Self::Draining => "this sidecar is shutting down and the grace period is over",
+            Self::Gone => "the workload at the other end is no longer part of the mesh",
             Self::Address => "the peer's address now belongs to a workload with another identity",
         })
     }

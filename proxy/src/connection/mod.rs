@@ -92,6 +92,11 @@ impl Connection {
         self.series.get()
     }
 
+    /// Whether the streams of its application go over connections that many share, each with grounds of its own.
+    pub(crate) fn shares_upstreams(&self) -> bool {
+        self.direction == Direction::Outbound && self.facts().application == Application::Http2
+    }
+
     /// Bytes from the application beside us to its peer.
     pub(crate) fn count_to_peer(&self, bytes: usize) {
         match self.direction {

@@ -78,6 +78,7 @@ impl Mesh {
             state,
             metrics: Arc::clone(&metrics),
             registry: Arc::clone(&registry),
+            standing: watch::Sender::default(),
         };
         let data_path = start(&self.config(name, app), inputs).unwrap();
         let outbound = data_path.addresses()[1];

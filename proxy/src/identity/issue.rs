@@ -7,9 +7,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use prost_types::{Struct, Value, value::Kind};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use squire_mesh::{
     bundle::{TrustBundle, TrustBundles},
+    ports,
     spiffe::SpiffeId,
     svid::{IdentifyError, Role, VerifiedPeer, identify},
     tls::{Svid, SvidError},
@@ -125,7 +127,7 @@ pub(super) async fn issue(
     let mut request = Request::new(IstioCertificateRequest {
         csr,
         validity_duration,
-        metadata: None,
+        metadata: Some(metadata(config)),
     });
     if let Some(token) = token {
         request.metadata_mut().insert("authorization", token);
@@ -144,6 +146,16 @@ pub(super) async fn issue(
     let svid = Svid::new(chain(&answer, &bundles)?, key)?;
     let verified = check(&svid, &bundles, expected, SystemTime::now())?;
     Ok((svid, verified))
+}
+
+/// Which of the workloads of our identity we stand beside: what the CA waits for when it rotates its root.
+fn metadata(config: &Config) -> Struct {
+    let workload = Value {
+        kind: Some(Kind::StringValue(config.workload.to_string())),
+    };
+    Struct {
+        fields: [(ports::CA_METADATA_WORKLOAD.to_owned(), workload)].into(),
+    }
 }
 
 /// `Bearer …` from the token file, which the kubelet replaces now and then.

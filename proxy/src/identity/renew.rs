@@ -27,6 +27,9 @@ const CLOCK_CHECK: Duration = Duration::from_secs(30);
 /// When a root leaves the bundle, every sidecar under it renews: not all in the same moment.
 const SPREAD: Duration = Duration::from_secs(2);
 
+/// When the CA has not yet begun to sign with the root that it said it would.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
 /// The task that keeps us somebody.
 pub struct Renewal {
     config: Arc<Config>,
@@ -35,6 +38,8 @@ pub struct Renewal {
     vitals: Arc<Vitals>,
     publish: watch::Sender<Identity>,
     renew_now: Arc<Notify>,
+    /// The bundle that said that another root signs, and the SVID we held then.
+    told: Option<(u64, u64)>,
 }
 
 impl Renewal {
@@ -55,6 +60,7 @@ impl Renewal {
             vitals,
             publish,
             renew_now,
+            told: None,
         };
         (renewal, identity)
     }
@@ -144,13 +150,19 @@ impl Renewal {
         }
     }
 
-    /// Waits for the renewal point by the wall clock, or for a reason not to wait: someone asked, or our root is gone.
+    /// Waits for the renewal point by the wall clock, or for a reason not to wait: someone asked, our root is gone, or
+    /// another root signs now.
     async fn until_due(&mut self, issued: &Issued, renew_at: SystemTime) {
         let mut following = true;
+        let mut renew_at = renew_at;
         loop {
             if !self.root_is_held(issued) {
                 tracing::info!(root = %issued.root, "the root of our SVID has left the trust bundle, renewing");
                 return sleep(SPREAD.mul_f64(rand::random())).await;
+            }
+            if let Some(wait) = self.new_root_signs(issued) {
+                tracing::info!(root = %issued.root, within_ms = wait.as_millis(), "another root signs now, renewing");
+                renew_at = renew_at.min(SystemTime::now() + wait);
             }
             let Ok(left) = renew_at.duration_since(SystemTime::now()) else {
                 return;
@@ -161,6 +173,22 @@ impl Renewal {
                 changed = self.state.changed(), if following => following = changed.is_ok(),
             }
         }
+    }
+
+    /// How long to wait before an SVID is asked for under the root that signs now; told once for each bundle that says so.
+    fn new_root_signs(&mut self, issued: &Issued) -> Option<Duration> {
+        let snapshot = self.state.borrow_and_update();
+        let bundle = snapshot.bundles.get(issued.svid.id().trust_domain())?;
+        let signing = bundle.signing().filter(|signing| signing.root != issued.root)?;
+        let told = (bundle.sequence(), issued.generation);
+        if self.told == Some(told) {
+            return None;
+        }
+        // The CA gave us an SVID under the old root although it had been said to sign with another: not at once again.
+        let again = self.told.is_some_and(|(sequence, _)| sequence == bundle.sequence());
+        self.told = Some(told);
+        let least = if again { ASK_AGAIN } else { Duration::ZERO };
+        Some(least + signing.renew_within.mul_f64(rand::random()))
     }
 
     fn root_is_held(&mut self, issued: &Issued) -> bool {

@@ -243,7 +243,7 @@ impl Store {
                 let mut all = (*next.bundles).clone();
                 all = bundles.into_iter().fold(all, |all, bundle| all.with(bundle));
                 all = domains(&update.removed).fold(all, |all, domain| all.without(&domain));
-                if all.digest() != next.bundles.digest() {
+                if !all.is_same_as(&next.bundles) {
                     next.bundles = Arc::new(all);
                 }
             }

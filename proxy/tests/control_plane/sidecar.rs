@@ -15,14 +15,18 @@ use squire_mesh::{
 use squire_proxy::{
     config::{Config, Sources},
     identity::{self, Identity, Issued, Renewal},
-    report::Reporter,
+    report::{Reporter, Standing},
     roots::Roots,
     state::{Kind, Snapshot, State, Store},
     vitals::Vitals,
     xds,
 };
 use tempfile::TempDir;
-use tokio::{sync::Notify, task::JoinSet, time::timeout};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::timeout,
+};
 
 use crate::fake::{Ca, DOMAIN};
 
@@ -90,6 +94,7 @@ impl Sidecar {
             state: state.clone(),
             channel,
             admin: "0.0.0.0:15020".parse().unwrap(),
+            standing: watch::channel(Standing::default()).1,
             vitals: Arc::clone(&vitals),
         };
         let mut tasks = JoinSet::new();

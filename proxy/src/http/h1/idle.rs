@@ -11,7 +11,7 @@ use std::{
 use squire_mesh::{spiffe::SpiffeId, svid::VerifiedPeer};
 
 use super::{outbound::UpWire, wire::Wire as _};
-use crate::{authorize::grounds, metrics::Series, state::Snapshot};
+use crate::{authorize::lasting, metrics::Series, state::Snapshot};
 
 /// Whom an upstream connection leads to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -47,7 +47,7 @@ impl IdleUp {
         let trusted = self
             .peer
             .as_ref()
-            .is_none_or(|peer| self.generation == generation && grounds(snapshot, peer, SystemTime::now()).is_ok());
+            .is_none_or(|peer| self.generation == generation && lasting(snapshot, peer, SystemTime::now()));
         trusted && self.wire.is_quiet()
     }
 }

@@ -122,6 +122,14 @@ impl Line {
         connections.len()
     }
 
+    /// Whether streams are open on a connection with such grounds.
+    pub(super) fn any_active(&self, with: impl Fn(&Grounds) -> bool) -> bool {
+        let connections = self.lock();
+        connections
+            .iter()
+            .any(|upstream| upstream.active() > 0 && with(&upstream.grounds))
+    }
+
     fn take(&self, current: impl Fn(&Grounds) -> bool, most: usize) -> Option<Slot> {
         let mut connections = self.lock();
         connections.retain(|upstream| !upstream.is_over());

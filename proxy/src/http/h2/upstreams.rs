@@ -21,7 +21,7 @@ use super::{
     upstream::{Grounds, Slot, Upstream},
 };
 use crate::{
-    authorize::{Permit, grounds},
+    authorize::{Permit, grounds, on_old_root},
     connection::{Carrier, Connection},
     dial::DialError,
     link::{Framing, LinkStream},
@@ -29,6 +29,7 @@ use crate::{
     route::{Endpoint, Via},
     shared::Shared,
     socket,
+    state::Snapshot,
 };
 
 /// Whom a line leads to, and how.
@@ -132,9 +133,15 @@ impl Upstreams {
                 .as_ref()
                 .is_none_or(|peer| grounds(&snapshot, peer, now).is_ok())
         };
-        let current = |of: &Grounds| of.generation.is_none() || of.generation == generation;
+        let current = |of: &Grounds| of.lasts(&snapshot, generation);
         self.lock()
             .retain(|_, line| line.sweep(idle, current, grounded) > 0 || Arc::strong_count(line) > 1);
+    }
+
+    /// Whether streams are open on a connection that stands on a root which does not sign any more.
+    pub(crate) fn any_on_old_root(&self, snapshot: &Snapshot) -> bool {
+        let old = |of: &Grounds| of.peer.as_ref().is_some_and(|peer| on_old_root(snapshot, peer));
+        self.lock().values().any(|line| line.any_active(old))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Line>>> {
@@ -153,6 +160,14 @@ impl Key {
             address: endpoint.address,
             from: in_mesh.then(|| shared.source(&shared.snapshot())).flatten(),
         }
+    }
+}
+
+impl Grounds {
+    /// Whether it is worth keeping: it was opened with the credentials of now, and its peer is not about to renew.
+    fn lasts(&self, snapshot: &Snapshot, generation: Option<u64>) -> bool {
+        let old = self.peer.as_ref().is_some_and(|peer| on_old_root(snapshot, peer));
+        self.generation.is_none() || (self.generation == generation && !old)
     }
 }
 

@@ -1,0 +1,115 @@
+//! How far the roster knows who was issued certificates: it is read from the issuance log once, and a log that does not
+//! reach back far enough says so. While anybody may be unknown, no gate opens.
+
+use std::{
+    io::BufReader,
+    time::{Duration, SystemTime},
+};
+
+use squire_mesh::spiffe::SpiffeId;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{Leaf, Roster};
+use crate::{
+    log::{self, Entry, Event, LogError, Verified, rfc3339},
+    profile::MAX_TTL,
+    store::Store,
+};
+
+/// How far the roster is complete.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// The log has not been read to its end.
+    #[default]
+    Pending,
+    /// The log cannot be read.
+    Failed(String),
+    /// The log began anew, or was restored: who was issued certificates before is unknown for as long as these last.
+    Gap {
+        /// The last of them has ended then.
+        until: SystemTime,
+    },
+    /// Everybody is known.
+    Done,
+}
+
+impl Reading {
+    /// Why somebody may be unknown; `None` when nobody is.
+    pub(crate) fn doubt(&self, now: SystemTime) -> Option<String> {
+        match self {
+            Self::Pending => {
+                Some("the issuance log is still being read: who holds certificates is not known yet".into())
+            }
+            Self::Failed(why) => Some(format!("who holds certificates is not known: {why}")),
+            Self::Gap { until } if now < *until => Some(format!(
+                "the issuance log was set aside or restored: who holds certificates from before is not known until {}",
+                rfc3339(*until)
+            )),
+            Self::Gap { .. } | Self::Done => None,
+        }
+    }
+}
+
+impl Roster {
+    /// Reads the whole log, checks it, and knows who holds what afterwards. Blocks, for as long as the log is.
+    ///
+    /// # Errors
+    /// When the log cannot be read or was tampered with; then no gate opens.
+    pub(crate) fn read(&self, store: &dyn Store, now: SystemTime) -> Result<Verified, LogError> {
+        let mut gap = None;
+        let read = || -> Result<Verified, LogError> {
+            let head = store.log_head()?;
+            let lines = BufReader::new(store.read_log(0)?);
+            let each = |entry: Entry| self.take(&entry, now, &mut gap);
+            log::verify(lines, head.as_ref(), each).map_err(LogError::Fault)
+        }();
+        self.lock().reading = match (&read, gap) {
+            (Err(error), _) => Reading::Failed(error.to_string()),
+            (Ok(_), Some(until)) => Reading::Gap { until },
+            (Ok(_), None) => Reading::Done,
+        };
+        read
+    }
+
+    fn take(&self, entry: &Entry, now: SystemTime, gap: &mut Option<SystemTime>) {
+        match &entry.event {
+            Event::Intermediate { key_id, issuer, .. } => self.intermediate(key_id, issuer),
+            Event::Issued {
+                id,
+                serial,
+                not_before,
+                not_after,
+                issuer,
+                workload,
+                ..
+            } => {
+                let (Ok(id), Some(not_before), Some(not_after)) =
+                    (id.parse::<SpiffeId>(), time(not_before), time(not_after))
+                else {
+                    return;
+                };
+                if not_after > now {
+                    self.issued(Leaf {
+                        number: entry.seq,
+                        id,
+                        workload: workload.as_deref(),
+                        serial,
+                        issuer,
+                        not_before,
+                        not_after,
+                    });
+                }
+            }
+            Event::Restarted { .. } | Event::Restored { .. } => {
+                // Written by this machine's clock; a time that cannot be read is taken for now.
+                let at = time(&entry.time).unwrap_or(now);
+                *gap = Some(at + MAX_TTL + Duration::from_secs(1));
+            }
+            Event::Root { .. } | Event::Rotation { .. } | Event::Revoked { .. } | Event::Unrevoked { .. } => {}
+        }
+    }
+}
+
+fn time(text: &str) -> Option<SystemTime> {
+    OffsetDateTime::parse(text, &Rfc3339).ok().map(SystemTime::from)
+}
