@@ -99,6 +99,7 @@ fn a_message_for_a_bad_trust_domain_is_refused() {
         trust_domain: "a b".into(),
         roots: vec![],
         sequence: 1,
+        ..Default::default()
     };
     assert!(matches!(
         TrustBundle::try_from(message),

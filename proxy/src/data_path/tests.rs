@@ -380,6 +380,7 @@ async fn trust_that_is_withdrawn_cuts_what_stands_on_it() {
         trust_domain: DOMAIN.into(),
         roots: vec![root.into()],
         sequence: 2,
+        ..Default::default()
     };
     db.store.apply(update(Kind::TrustBundle, DOMAIN, &bundle)).unwrap();
     let end = stream.read(&mut [0; 1]).await;

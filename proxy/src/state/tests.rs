@@ -95,6 +95,7 @@ fn bundle(roots: Vec<Vec<u8>>) -> Update {
         trust_domain: DOMAIN.to_owned(),
         roots,
         sequence: 1,
+        ..Default::default()
     };
     update(
         Kind::TrustBundle,
@@ -368,6 +369,7 @@ fn another_domains_bundle_comes_and_goes_without_touching_ours() {
         trust_domain: "other.org".to_owned(),
         roots: vec![root().into()],
         sequence: 1,
+        ..Default::default()
     };
     store
         .apply(update(

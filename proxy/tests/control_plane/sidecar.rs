@@ -213,6 +213,7 @@ pub(crate) fn bundle(cas: &[&Ca], sequence: u64) -> Resource {
         trust_domain: DOMAIN.to_owned(),
         roots,
         sequence,
+        ..Default::default()
     };
     resource(Kind::TrustBundle, DOMAIN, &message)
 }

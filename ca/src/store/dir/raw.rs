@@ -67,7 +67,7 @@ impl DirStore {
     pub(crate) fn put_log(&self, log: &mut impl Read, head: &Head) -> Result<(), StoreError> {
         self.exclusive()?;
         let path = self.dir.join(LOG);
-        let copy = || -> io::Result<()> {
+        let mut copy = || -> io::Result<()> {
             let mut options = OpenOptions::new();
             let mut file = options
                 .write(true)
