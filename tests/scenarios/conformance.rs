@@ -45,6 +45,7 @@ async fn h2spec_finds_nothing_that_is_not_explained_here() {
     let report = mesh.dir().join("h2spec.xml");
     let mut command = Command::new(h2spec.path());
     command.args([
+        "-S",
         "-h",
         &to.ip().to_string(),
         "-p",

@@ -102,6 +102,7 @@ async fn what_the_application_is_told_of_its_client_comes_from_the_squires_alone
     let pair = pair(&mesh, "").await;
     let mut client = pair.client().await;
     let request = "GET /a HTTP/1.1\r\nHost: db\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Client-Cert: URI=spiffe://evil/x\r\n\
+                   X_Forwarded_For: 6.6.6.6\r\nX_Forwarded-Client_Cert: URI=spiffe://evil/x\r\n\
                    Connection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Connection: x\r\nUpgrade: h2c\r\n\
                    HTTP2-Settings: AAMAAABkAAQAAP__\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n";
     let seen = client.ask(request).await.text();
@@ -124,6 +125,10 @@ async fn what_the_application_is_told_of_its_client_comes_from_the_squires_alone
     assert_eq!(certificate.len(), 1, "{seen}");
     assert!(certificate[0].starts_with(&format!("By={};Hash=", id("db"))), "{seen}");
     assert!(certificate[0].ends_with(&format!(";URI={}", id("web"))), "{seen}");
+    assert!(
+        !seen.contains("6.6.6.6") && !seen.contains("evil"),
+        "in no spelling: {seen}"
+    );
     for name in [
         "x-hop",
         "keep-alive",
@@ -194,10 +199,62 @@ async fn every_kind_of_message_arrives_as_it_was_sent() {
     );
     assert!(client.is_over().await);
 
+    let mut tunnel = pair.client().await;
+    tunnel
+        .send("CONNECT db:443 HTTP/1.1\r\nHost: db:443\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(tunnel.bare_answer().await.status, 200);
+    tunnel.send("\x16any bytes").await.unwrap();
+    tunnel.expect(b"\x16any bytes").await;
+
     let mut old = pair.client().await;
     let answer = old.ask("GET /old HTTP/1.0\r\n\r\n").await;
     assert!(answer.text().starts_with("GET /old HTTP/1.0\r\n"), "{}", answer.text());
     assert!(old.is_over().await);
+}
+
+#[tokio::test]
+async fn what_is_declared_of_a_port_is_what_is_spoken_there() {
+    for (declared, as_http) in [
+        ("name: http-api", true),
+        ("name: api, appProtocol: http", true),
+        ("name: tcp-api", false),
+    ] {
+        let mesh = Mesh::strict();
+        mesh.write(
+            "service.yaml",
+            &format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: db, namespace: shop}}\nspec: {{clusterIP: None, selector: \
+                 {{app: db}}, ports: [{{{declared}, port: 8080, targetPort: 8080}}]}}\n"
+            ),
+        );
+        let pair = pair(&mesh, "").await;
+        let mut client = pair.client().await;
+        assert_eq!(client.get("/judged").await.status, 200, "{declared}");
+        drop(client);
+        let line = pair
+            .db
+            .logged(&[("event", "connection"), ("outcome", "complete")])
+            .await;
+        assert_eq!(
+            line["application"],
+            if as_http { "http/1.1" } else { "tcp" },
+            "{declared}"
+        );
+        // Bytes that are no HTTP are refused where HTTP is declared, and passed to the application where it is not.
+        let mut client = pair.client().await;
+        client.send("\x01\x02\r\n\r\n").await.unwrap();
+        if as_http {
+            assert_eq!(client.answer().await.status, 400, "{declared}");
+            assert_eq!(pair.app.requests(), 1, "{declared}");
+        } else {
+            eventually("the application has them", async || {
+                (pair.app.requests() == 2).then_some(())
+            })
+            .await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -239,7 +239,11 @@ impl Special {
             23 => (Self::Ours, b"x-forwarded-client-cert"),
             _ => return None,
         };
-        name.eq_ignore_ascii_case(text).then_some(special)
+        let same = |(byte, of): (&u8, &u8)| {
+            // Many an application framework takes `_` for `-`: what is ours alone is ours in every spelling.
+            byte.eq_ignore_ascii_case(of) || (special == Self::Ours && *byte == b'_' && *of == b'-')
+        };
+        name.iter().zip(text).all(same).then_some(special)
     }
 }
 
