@@ -1,7 +1,10 @@
 //! What a TLS handshake needs of us: SVID, trust bundles and the rustls configurations made of them. Replaced as a whole
 //! whenever either changes; its generation tells old mesh connections from new ones.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use rustls::{ClientConfig, ServerConfig};
 use squire_mesh::{
@@ -13,7 +16,14 @@ use squire_mesh::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{link::Framing, state::State, tls::records::Engine};
+use crate::{
+    link::Framing,
+    state::State,
+    tls::{records::Engine, schedule::Catch},
+};
+
+/// Peers whose configuration is kept at most; then they are made anew.
+const PEERS: usize = 1024;
 
 /// Follows the credentials; `None` until the first SVID is there.
 pub(crate) type CredentialsWatch = watch::Receiver<Option<Arc<Credentials>>>;
@@ -27,6 +37,8 @@ pub(crate) struct Credentials {
     /// Which code protects records.
     pub(crate) engine: Engine,
     server: Arc<ServerConfig>,
+    /// For dialling, by peer: all links to one share it.
+    clients: Mutex<HashMap<(SpiffeId, Framing), Arc<ClientConfig>>>,
 }
 
 impl Credentials {
@@ -34,13 +46,17 @@ impl Credentials {
         let alpn = [ports::ALPN_SQUIRE, ports::ALPN_SPIFFE_TLS];
         let config = server_config(Arc::clone(&svid), Arc::clone(&bundles), ClientAuth::Required, &alpn);
         let mut server = Arc::unwrap_or_clone(config);
-        server.enable_secret_extraction = engine == Engine::Squire;
+        if engine == Engine::Squire {
+            server.enable_secret_extraction = true;
+            server.key_log = Arc::new(Catch);
+        }
         Self {
             generation,
             svid,
             bundles,
             engine,
             server: Arc::new(server),
+            clients: Mutex::default(),
         }
     }
 
@@ -51,6 +67,17 @@ impl Credentials {
 
     /// For dialling exactly `expected`.
     pub(crate) fn client(&self, expected: &SpiffeId, framing: Framing) -> Arc<ClientConfig> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if clients.len() >= PEERS {
+            clients.clear();
+        }
+        let client = clients
+            .entry((expected.clone(), framing))
+            .or_insert_with(|| Arc::new(self.new_client(expected, framing)));
+        Arc::clone(client)
+    }
+
+    fn new_client(&self, expected: &SpiffeId, framing: Framing) -> ClientConfig {
         let alpn = match framing {
             Framing::Squire => ports::ALPN_SQUIRE,
             Framing::Plain => ports::ALPN_SPIFFE_TLS,
@@ -58,8 +85,11 @@ impl Credentials {
         let expected = Expect::Exact(expected.clone());
         let config = client_config(&self.svid, Arc::clone(&self.bundles), expected, &[alpn]);
         let mut client = Arc::unwrap_or_clone(config);
-        client.enable_secret_extraction = self.engine == Engine::Squire;
-        Arc::new(client)
+        if self.engine == Engine::Squire {
+            client.enable_secret_extraction = true;
+            client.key_log = Arc::new(Catch);
+        }
+        client
     }
 }
 

@@ -202,7 +202,16 @@ async fn an_idle_link_holds_no_buffer() {
     assert!(b.poll_event(&mut cx).is_pending());
     assert!(!b.receiver.holds_buffer() && !a.sender.holds_buffer());
     // What an idle application connection costs in each sidecar is mostly this.
-    assert!(size_of::<Link>() <= 704, "a link takes {} bytes", size_of::<Link>());
+    assert!(size_of::<Link>() <= 400, "a link takes {} bytes", size_of::<Link>());
+}
+
+#[tokio::test]
+async fn a_half_closed_application_connection_holds_no_buffer_while_the_other_half_lives() {
+    let (mut a, mut b) = links(SQUIRE).await;
+    a.push(Control::Fin);
+    a.flush().await.unwrap();
+    assert_eq!(b.event().await.unwrap(), Event::Fin);
+    assert!(!b.receiver.holds_buffer());
 }
 
 proptest! {

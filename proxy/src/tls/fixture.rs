@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{
     handshake::{self, Established, HandshakeError},
     records::Engine,
+    schedule::Catch,
 };
 
 pub(crate) const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
@@ -82,6 +83,7 @@ pub(crate) async fn handshake(
     let expect = Expect::Exact(expected.parse().unwrap());
     let mut client = Arc::unwrap_or_clone(client_config(&ca.svid(WEB), ca.bundles(), expect, alpn.0));
     client.enable_secret_extraction = true;
+    client.key_log = Arc::new(Catch);
     let mut server = Arc::unwrap_or_clone(server_config(
         Arc::new(ca.svid(DB)),
         ca.bundles(),
@@ -89,6 +91,7 @@ pub(crate) async fn handshake(
         alpn.1,
     ));
     server.enable_secret_extraction = true;
+    server.key_log = Arc::new(Catch);
     let (near, far) = sockets().await;
     tokio::join!(
         handshake::connect(Arc::new(client), near, engines.0),

@@ -20,9 +20,9 @@ use tokio::{
 
 use super::{
     fallback::Fallback,
-    kernel::Kernel,
     own::Own,
     records::{Engine, RecordError, Records},
+    schedule::{Secrets, caught},
 };
 use crate::chunk::RECORD_HEADER;
 
@@ -138,11 +138,13 @@ async fn drive<C: Side>(
     engine: Engine,
 ) -> Result<Established, HandshakeError> {
     let mut outgoing = Vec::new();
+    let mut secrets = Secrets::default();
     let mut total = incoming.len();
     // One record more at a time: what follows the handshake in the same segment stays sealed for `Records`.
     let mut fed = 0;
     loop {
         let (discard, step) = side.step(&mut incoming[..fed], &mut outgoing);
+        caught(&mut secrets);
         incoming.drain(..discard);
         fed -= discard;
         match step {
@@ -179,7 +181,7 @@ async fn drive<C: Side>(
     if !outgoing.is_empty() {
         tcp.write_all(&outgoing).await?;
     }
-    side.finish(tcp, incoming, engine)
+    side.finish(tcp, incoming, secrets, engine)
 }
 
 /// Bytes of the record at the front of `incoming`, once its header is there. Bytes that cannot be TLS are told at once.
@@ -212,11 +214,17 @@ enum Step {
 /// The client or the server side of a handshake.
 trait Side {
     fn step(&mut self, incoming: &mut [u8], outgoing: &mut Vec<u8>) -> (usize, Result<Step, rustls::Error>);
-    fn finish(self, tcp: TcpStream, leftover: Vec<u8>, engine: Engine) -> Result<Established, HandshakeError>;
+    fn finish(
+        self,
+        tcp: TcpStream,
+        leftover: Vec<u8>,
+        secrets: Secrets,
+        engine: Engine,
+    ) -> Result<Established, HandshakeError>;
 }
 
 macro_rules! side {
-    ($connection:ty) => {
+    ($connection:ty, sends: $sends:ident, receives: $receives:ident) => {
         impl Side for $connection {
             fn step(&mut self, incoming: &mut [u8], outgoing: &mut Vec<u8>) -> (usize, Result<Step, rustls::Error>) {
                 let UnbufferedStatus { discard, state } = self.process_tls_records(incoming);
@@ -236,7 +244,13 @@ macro_rules! side {
                 (discard, step)
             }
 
-            fn finish(self, tcp: TcpStream, leftover: Vec<u8>, engine: Engine) -> Result<Established, HandshakeError> {
+            fn finish(
+                self,
+                tcp: TcpStream,
+                leftover: Vec<u8>,
+                secrets: Secrets,
+                engine: Engine,
+            ) -> Result<Established, HandshakeError> {
                 let peer_chain = self.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
                 let alpn = self.alpn_protocol().map(<[_]>::to_vec).unwrap_or_default();
                 let parameters = Parameters {
@@ -251,9 +265,8 @@ macro_rules! side {
                 };
                 let records = match engine {
                     Engine::Squire => {
-                        let (secrets, kernel) = self.dangerous_into_kernel_connection()?;
-                        let kernel: Box<dyn Kernel> = Box::new(kernel);
-                        Records::Own(Box::new(Own::new(secrets, kernel)?))
+                        let (keys, _certificates_and_all) = self.dangerous_into_kernel_connection()?;
+                        Records::Own(Box::new(Own::new(keys, secrets.$sends, secrets.$receives)?))
                     }
                     Engine::Rustls => Records::Rustls(Box::new(Fallback::new(Box::new(self)))),
                 };
@@ -270,8 +283,8 @@ macro_rules! side {
     };
 }
 
-side!(UnbufferedClientConnection);
-side!(UnbufferedServerConnection);
+side!(UnbufferedClientConnection, sends: client, receives: server);
+side!(UnbufferedServerConnection, sends: server, receives: client);
 
 /// Appends what `encode` writes, growing `outgoing` to the size it asks for.
 fn encode(outgoing: &mut Vec<u8>, mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {

@@ -3,9 +3,9 @@
 pub(crate) mod alert;
 mod fallback;
 pub(crate) mod handshake;
-mod kernel;
 mod own;
 pub(crate) mod records;
+pub(crate) mod schedule;
 
 #[cfg(test)]
 pub(crate) mod fixture;

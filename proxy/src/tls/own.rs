@@ -1,24 +1,20 @@
 //! Record protection of our own, in place and without a copy (RFC 8446 §5): sealing what the application wrote, opening
-//! what the peer sent, sequence numbers, key updates, alerts, the AEAD's limits. The handshake and the key schedule are
-//! rustls'; nothing is negotiated here, and no socket is touched.
+//! what the peer sent, sequence numbers, key updates, alerts, the AEAD's limits. The handshake is rustls'; nothing is
+//! negotiated here, and no socket is touched.
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
 use rustls::ConnectionTrafficSecrets;
 
 use super::{
     alert,
-    kernel::Kernel,
     records::{Opened, RecordError},
+    schedule::{NONCE, Secret, Suite},
 };
 use crate::chunk::{RECORD, RECORD_HEADER, RECORD_PLAINTEXT, RECORD_TRAILER};
 
 const TAG: usize = 16;
 /// Largest ciphertext of one record (RFC 8446 §5.2).
 const MAX_CIPHERTEXT: usize = RECORD_PLAINTEXT + 256;
-/// Records sealed under one AES-GCM key before a key update: well under the 2^24.5 of RFC 8446 §5.5.
-const GCM_RECORDS: u64 = 1 << 23;
-/// ChaCha20-Poly1305 has no such limit in practice; keys are still refreshed.
-const CHACHA_RECORDS: u64 = 1 << 32;
 /// Empty or non-application records in a row that are tolerated before the peer counts as abusive.
 pub(super) const MAX_IDLE_RECORDS: u32 = 64;
 /// Longest post-handshake message taken (a session ticket is far below).
@@ -32,31 +28,42 @@ const HANDSHAKE_NEW_SESSION_TICKET: u8 = 4;
 const HANDSHAKE_KEY_UPDATE: u8 = 24;
 const KEY_UPDATE_REQUESTED: u8 = 1;
 
-/// One direction's key, nonce base and sequence number.
+/// One direction's key, nonce base and sequence number, and the secret that its next key follows from.
 struct Half {
     key: LessSafeKey,
-    iv: [u8; 12],
+    iv: [u8; NONCE],
     sequence: u64,
     refresh_at: u64,
+    secret: Secret,
+    suite: &'static Suite,
 }
 
 impl Half {
-    fn new(sequence: u64, secrets: &ConnectionTrafficSecrets) -> Result<Self, RecordError> {
-        let (algorithm, key, iv, refresh_at): (&Algorithm, &[u8], &[u8], u64) = match secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key.as_ref(), iv.as_ref(), GCM_RECORDS),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key.as_ref(), iv.as_ref(), GCM_RECORDS),
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
-                (&CHACHA20_POLY1305, key.as_ref(), iv.as_ref(), CHACHA_RECORDS)
-            }
-            _ => return Err(RecordError::KeyUpdate),
-        };
-        let key = UnboundKey::new(algorithm, key).map_err(|_| RecordError::KeyUpdate)?;
-        let iv = iv.try_into().map_err(|_| RecordError::KeyUpdate)?;
+    /// Goes on where rustls is. `secret` has to be the one its keys follow from.
+    fn take_over(
+        (sequence, keys): (u64, ConnectionTrafficSecrets),
+        secret: Option<Secret>,
+    ) -> Result<Self, RecordError> {
+        let secret = secret.ok_or(RecordError::KeyUpdate)?;
+        let suite = secret.suite_of(&keys)?;
+        Self::begin(sequence, secret, suite)
+    }
+
+    /// After a key update: the next secret's keys, from the first record on.
+    fn next(&self) -> Result<Self, RecordError> {
+        Self::begin(0, self.secret.next(self.suite)?, self.suite)
+    }
+
+    fn begin(sequence: u64, secret: Secret, suite: &'static Suite) -> Result<Self, RecordError> {
+        let (key, iv) = secret.keys(suite)?;
+        let refresh_at = suite.refresh_at;
         Ok(Self {
-            key: LessSafeKey::new(key),
+            key,
             iv,
             sequence,
             refresh_at,
+            secret,
+            suite,
         })
     }
 
@@ -76,7 +83,6 @@ impl Half {
 pub(crate) struct Own {
     tx: Half,
     rx: Half,
-    kernel: Box<dyn Kernel>,
     /// The start of a post-handshake message whose rest is in later records.
     fragment: Vec<u8>,
     idle_records: u32,
@@ -89,12 +95,15 @@ pub(crate) struct Own {
 }
 
 impl Own {
-    /// Takes over from a finished handshake.
-    pub(super) fn new(secrets: rustls::ExtractedSecrets, kernel: Box<dyn Kernel>) -> Result<Self, RecordError> {
+    /// Takes over from a finished handshake: `tx` is the secret of what we send, `rx` of what the peer sends.
+    pub(super) fn new(
+        keys: rustls::ExtractedSecrets,
+        tx: Option<Secret>,
+        rx: Option<Secret>,
+    ) -> Result<Self, RecordError> {
         Ok(Self {
-            tx: Half::new(secrets.tx.0, &secrets.tx.1)?,
-            rx: Half::new(secrets.rx.0, &secrets.rx.1)?,
-            kernel,
+            tx: Half::take_over(keys.tx, tx)?,
+            rx: Half::take_over(keys.rx, rx)?,
             fragment: Vec::new(),
             idle_records: 0,
             answer_key_update: false,
@@ -197,8 +206,7 @@ impl Own {
                 (HANDSHAKE_NEW_SESSION_TICKET, _) => {}
                 // Nothing may follow in the same record: it would be under the old key (RFC 8446 §5.1).
                 (HANDSHAKE_KEY_UPDATE, &[requested]) if requested <= KEY_UPDATE_REQUESTED && next.is_empty() => {
-                    let (sequence, secrets) = self.kernel.update_rx().map_err(|_| RecordError::KeyUpdate)?;
-                    self.rx = Half::new(sequence, &secrets)?;
+                    self.rx = self.rx.next()?;
                     self.answer_key_update |= requested == KEY_UPDATE_REQUESTED;
                 }
                 _ => return Err(RecordError::Unexpected(kind)),
@@ -220,8 +228,7 @@ impl Own {
     pub(super) fn seal_key_update(&mut self, out: &mut [u8]) -> Result<usize, RecordError> {
         let body = [HANDSHAKE_KEY_UPDATE, 0, 0, 1, 0];
         let written = self.seal_small(CONTENT_HANDSHAKE, &body, out)?;
-        let (sequence, secrets) = self.kernel.update_tx().map_err(|_| RecordError::KeyUpdate)?;
-        self.tx = Half::new(sequence, &secrets)?;
+        self.tx = self.tx.next()?;
         self.answer_key_update = false;
         #[cfg(test)]
         {
