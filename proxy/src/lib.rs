@@ -25,6 +25,7 @@ mod inbound;
 mod jwt;
 mod link;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 mod open_files;
 mod outbound;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use squire_proxy::{
     config::{Config, PREFIX, Sources, reference},
-    logging,
+    logging, memory,
     redirect::command::{Command as Redirect, Ended},
     run,
 };
@@ -144,6 +144,7 @@ fn start(sources: &Sources, check: bool) -> u8 {
         print("the configuration is valid\n");
         return 0;
     }
+    memory::settle();
     if let Err(error) = logging::start(&config.log) {
         complain(&format!("the log cannot be started: {error}"));
         return UNAVAILABLE;

@@ -208,7 +208,7 @@ async fn carry(
         return Box::pin(requests(shared, record, to, &mut wire, Some(open))).await;
     }
     if seen == Application::Http2 {
-        adopted(shared, record, opened).await;
+        Box::pin(adopted(shared, record, opened)).await;
         return Box::pin(streams(shared, record, to, wire)).await;
     }
     record.facts().application = Application::Bytes;

@@ -15,6 +15,7 @@ use crate::{
     connection,
     data_path::{self, Inputs},
     identity::{self, Renewal, svids},
+    memory,
     metrics::Metrics,
     open_files,
     readiness::Readiness,
@@ -192,7 +193,9 @@ async fn log_when_ready(
         state.mark_unchanged();
         if readiness.missing().is_empty() {
             let after_ms = started.elapsed().as_millis();
-            return tracing::info!(after_ms, "ready");
+            tracing::info!(after_ms, "ready");
+            // The first push was read in one go.
+            return memory::tidy_up();
         }
         let changed = tokio::select! {
             changed = identity.changed() => changed,

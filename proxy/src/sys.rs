@@ -1,4 +1,5 @@
-//! The one leaf that speaks to the kernel without a safe wrapper to be had: socket options no library offers.
+//! The one leaf that speaks to the kernel and the C library without a safe wrapper to be had: socket options and settings of
+//! the allocator that no library offers.
 #![allow(unsafe_code)]
 
 use std::{io, mem, os::fd::AsRawFd};
@@ -43,5 +44,33 @@ pub(crate) fn bind_to_interface(socket: &impl AsRawFd, index: i32) -> io::Result
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+/// Tells the allocator what this process is like. Call it before there is a second thread.
+pub(crate) fn settle_allocator() {
+    #[cfg(target_env = "gnu")]
+    {
+        // The second thread only resolves names: it needs no heap of its own. Buffers for data under way (a quarter of a
+        // MiB) come from the heap, which is not given back and taken again all the time; a large update of the control
+        // plane is mapped by itself and leaves nothing behind.
+        const SETTINGS: [(libc::c_int, libc::c_int); 3] = [
+            (libc::M_ARENA_MAX, 1),
+            (libc::M_MMAP_THRESHOLD, 1 << 20),
+            (libc::M_TRIM_THRESHOLD, 4 << 20),
+        ];
+        for (setting, value) in SETTINGS {
+            // SAFETY: takes two numbers; what it does not know it ignores.
+            unsafe { libc::mallopt(setting, value) };
+        }
+    }
+}
+
+/// Gives memory that is free, but held by the allocator between pieces in use, back to the kernel.
+pub(crate) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: may be called at any time; pieces in use stay where they are.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     connection::{Carrier, Connection, Cut, Direction},
     destinations::of_family,
     ext_authz::NOBODY_ASKED,
+    memory::{self, Housekeeping},
     report::Standing,
     shared::Shared,
     state::Snapshot,
@@ -34,6 +35,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count: u32 = 0;
+    let mut housekeeping = Housekeeping::new(TICK);
     loop {
         tokio::select! {
             changed = state.changed() => {
@@ -42,6 +44,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
                 judge_all(&shared, &snapshot, true);
                 shared.http2.sweep(&shared);
                 tell_standing(&shared, &snapshot);
+                housekeeping.untidy();
             }
             changed = credentials.changed() => {
                 if changed.is_err() { return }
@@ -57,6 +60,9 @@ pub(crate) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
                 if count.is_multiple_of(HOUSEKEEPING) {
                     sweep(&shared);
                     shared.metrics.expire_idle_series();
+                }
+                if housekeeping.look(shared.metrics.opened_and_closed()) {
+                    memory::tidy_up();
                 }
             }
             () = stop.cancelled() => return,

@@ -100,14 +100,19 @@ impl Receiver {
         }
         self.segments.copy_within(gone..self.count, 0);
         self.count -= gone;
-        if self.count == 0 && self.plain.is_empty() && self.sealed.is_empty() {
-            // Nobody may ask for more for a long time.
-            self.chunk = None;
-        }
+        self.let_go();
     }
 
     pub(super) fn discard(&mut self) {
         self.count = 0;
+        self.let_go();
+    }
+
+    /// Gives the buffer back as soon as nothing is left in it: nobody may ask for more for a long time.
+    fn let_go(&mut self) {
+        if self.count == 0 && self.plain.is_empty() && self.sealed.is_empty() {
+            self.chunk = None;
+        }
     }
 
     pub(super) fn poll_event(
@@ -124,6 +129,7 @@ impl Receiver {
         loop {
             if let Some(event) = self.open_buffered(records, framing)? {
                 if self.count == 0 {
+                    self.let_go();
                     return Poll::Ready(Ok(event));
                 }
                 self.next = (event != Event::Data).then_some(event);

@@ -244,6 +244,18 @@ impl Metrics {
         self.open.with_label_values(&[direction.as_str()]).inc();
     }
 
+    /// How often a connection was opened or closed.
+    pub(crate) fn opened_and_closed(&self) -> u64 {
+        [Direction::Inbound, Direction::Outbound]
+            .iter()
+            .map(|direction| {
+                let opened = self.opened.with_label_values(&[direction.as_str()]).get();
+                let open = self.open.with_label_values(&[direction.as_str()]).get();
+                2 * opened - u64::try_from(open).unwrap_or_default().min(opened)
+            })
+            .sum()
+    }
+
     pub(crate) fn closed(&self, connection: &Connection, outcome: &Outcome) {
         let direction = connection.direction.as_str();
         self.open.with_label_values(&[direction]).dec();
