@@ -16,7 +16,12 @@ pub(crate) fn poll_read(
 ) -> Poll<io::Result<usize>> {
     loop {
         ready!(stream.poll_read_ready(cx))?;
-        match stream.try_read_vectored(bufs) {
+        // The kernel takes a shorter way for a single buffer.
+        let read = match &mut *bufs {
+            [one] => stream.try_read(one),
+            several => stream.try_read_vectored(several),
+        };
+        match read {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             done => return Poll::Ready(done),
@@ -27,7 +32,11 @@ pub(crate) fn poll_read(
 /// Writes once from `bufs`.
 pub(crate) fn poll_write(stream: &TcpStream, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
     loop {
-        match stream.try_write_vectored(bufs) {
+        let written = match bufs {
+            [one] => stream.try_write(one),
+            several => stream.try_write_vectored(several),
+        };
+        match written {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(stream.poll_write_ready(cx))?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             done => return Poll::Ready(done),

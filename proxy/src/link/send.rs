@@ -25,6 +25,8 @@ const WAITING: usize = 2 * frame::MAX_CONTROL + 2 * frame::HEADER;
 const CAPACITY: usize = RECORDS * RECORD_PLAINTEXT;
 /// Room kept behind the data for the frame that ends it.
 const END: usize = frame::HEADER;
+/// Record slots offered to an application that says little at a time: one buffer is read for less than many.
+const FEW: usize = 1;
 
 pub(super) struct Sender {
     chunk: Option<Chunk>,
@@ -33,6 +35,8 @@ pub(super) struct Sender {
     waiting: [u8; WAITING],
     waiting_length: u8,
     close_notify: bool,
+    /// The application's last read filled [`FEW`] slots: it has more to say than that.
+    plenty: bool,
 }
 
 impl Default for Sender {
@@ -43,6 +47,7 @@ impl Default for Sender {
             waiting: [0; WAITING],
             waiting_length: 0,
             close_notify: false,
+            plenty: false,
         }
     }
 }
@@ -176,14 +181,16 @@ impl Sender {
         let control = usize::from(self.waiting_length);
         write_at(&mut chunk, 0, &self.waiting[..control]);
         let start = control + if framing == Framing::Squire { frame::HEADER } else { 0 };
+        let slots = if self.plenty { RECORDS } else { FEW };
+        let capacity = slots * RECORD_PLAINTEXT - END;
         let mut end = start;
         let mut ended = false;
         // A second read only where the end of the stream is already known to be there: it then goes out with the data.
-        while end < CAPACITY - END {
-            let Poll::Ready(read) = read_at(app, cx, &mut chunk, end..CAPACITY - END).map_err(PumpError::App)? else {
+        while end < capacity {
+            let Poll::Ready(read) = read_at(app, cx, &mut chunk, end..capacity).map_err(PumpError::App)? else {
                 break;
             };
-            let full = read == CAPACITY - END - end;
+            let full = read == capacity - end;
             end += read;
             if read == 0 {
                 ended = true;
@@ -194,6 +201,7 @@ impl Sender {
             }
             socket::drained(app);
         }
+        self.plenty = end >= FEW * RECORD_PLAINTEXT - END;
         let length = end - start;
         if length == 0 && !ended {
             self.chunk = None;
@@ -273,6 +281,6 @@ fn read_at(
         IoSliceMut::new(&mut slot[RECORD_HEADER + start..RECORD_HEADER + end])
     });
     let mut slices = slices;
-    let first = range.start / RECORD_PLAINTEXT;
-    socket::poll_read(app, cx, &mut slices[first..])
+    let (first, last) = (range.start / RECORD_PLAINTEXT, range.end.div_ceil(RECORD_PLAINTEXT));
+    socket::poll_read(app, cx, &mut slices[first..last])
 }
