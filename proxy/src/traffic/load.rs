@@ -79,7 +79,7 @@ impl Load {
 
 impl Latency {
     fn weight(&self, now: Instant) -> f64 {
-        (-now.saturating_duration_since(self.at).as_secs_f64() / DECAY.as_secs_f64()).exp()
+        decay(now.saturating_duration_since(self.at).as_secs_f64() / DECAY.as_secs_f64())
     }
 
     fn decayed(&self, now: Instant) -> f64 {
@@ -87,9 +87,29 @@ impl Latency {
     }
 }
 
+/// e^-x, near enough: (1 + x/256)^-256. It was the one use of the C library's mathematics, which every sidecar mapped for it.
+fn decay(x: f64) -> f64 {
+    let mut power = 1.0 + x / 256.0;
+    for _ in 0..8 {
+        power *= power;
+    }
+    power.recip()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn decay_is_all_at_first_and_nothing_in_the_end() {
+        assert_eq!(decay(0.0), 1.0);
+        for tenth in 1..60 {
+            let x = f64::from(tenth) / 10.0;
+            assert!((decay(x) - (-x).exp()).abs() < 0.002, "{x}: {}", decay(x));
+            assert!(decay(x) < decay(x - 0.1));
+        }
+        assert!(decay(1e6) < 1e-9);
+    }
 
     const MS: Duration = Duration::from_millis(1);
 
