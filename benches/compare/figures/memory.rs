@@ -11,7 +11,9 @@ use crate::load::idle::Idle;
 use crate::measure::{Better, Metric};
 use crate::usage::Memory;
 
-/// How long to wait for memory to come to rest.
+/// Nothing happens for so long before memory is looked at: what a proxy tidies up after a burst is not what idleness costs.
+const REST: Duration = Duration::from_millis(2500);
+/// How long to wait for memory to come to rest after that.
 const PATIENCE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -43,8 +45,9 @@ pub(super) async fn take(bench: &mut Bench<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The memory once it no longer changes by more than 1 %.
+/// The memory after a rest, once it no longer changes by more than 1 %.
 async fn settled(bench: &mut Bench<'_>) -> Result<Option<(Memory, Memory)>> {
+    sleep(REST).await;
     let deadline = Instant::now() + PATIENCE;
     let mut last = bench.pair.memory()?;
     loop {
