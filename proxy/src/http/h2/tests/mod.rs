@@ -123,6 +123,8 @@ impl Rig {
             bind_source: None,
             explicit: false,
             destinations,
+            trust_domain: "cluster.local".parse().unwrap(),
+            standing: tokio::sync::watch::Sender::default(),
             tasks,
             draining: draining.clone(),
             ids: Ids::default(),
