@@ -125,11 +125,14 @@ fn network(gate: &NetworkGate) -> usize {
     let NetworkGate::Isolated(policies) = gate else {
         return 0;
     };
+    // Beside its rules a policy keeps 32 bytes for each peer, or for a rule that is open to everybody.
+    let leads = |rule: &NetworkRule| 32 * rule.peers.as_ref().map_or(1, |peers| peers.len());
+    let rules = |rules: &[NetworkRule]| {
+        size_of_val(rules) + rules.iter().map(|rule| network_rule(rule) + leads(rule)).sum::<usize>()
+    };
     policies
         .iter()
-        .map(|policy| {
-            8 + 2 * ARC + 64 + size_of_val(&*policy.rules) + policy.rules.iter().map(network_rule).sum::<usize>()
-        })
+        .map(|policy| 8 + 2 * ARC + 64 + 16 + rules(policy.rules()))
         .sum()
 }
 

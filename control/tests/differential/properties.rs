@@ -255,10 +255,9 @@ fn together_network_policies_allow_what_one_of_them_allows_and_nothing_else() {
             {
                 continue;
             }
-            let allows = with_connection(request, |request| {
+            let allows: Vec<bool> = with_connection(request, |request| {
                 let decide = if inbound { ingress } else { egress };
-                let allows: Vec<bool> = tables.iter().map(|table| decide(table, request).is_allowed()).collect();
-                allows
+                tables.iter().map(|table| decide(table, request).is_allowed()).collect()
             });
             assert_eq!(allows[2], allows[0] || allows[1], "{end}\n{together:#?}\n{request:#}");
             let mut counts = seen.get();
