@@ -77,7 +77,8 @@ impl Issuing {
         stop: &CancellationToken,
         tasks: &TaskTracker,
     ) -> Result<Self, ControlError> {
-        let failed = |error: &dyn std::fmt::Display| ControlError::ca(&config.ca_dir, &error);
+        let place = shared.as_ref().map_or_else(|| config.ca_dir.clone(), Shared::place);
+        let failed = |error: &dyn std::fmt::Display| ControlError::ca(&place, &error);
         let reviewer = shared.as_ref().map(Shared::client);
         let (ca, store, directory) = match shared {
             Some(shared) => {

@@ -2,6 +2,7 @@
 //! it in order; all of them sign, and follow what the leader makes of the state.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -42,6 +43,11 @@ impl Shared {
             namespace: namespace.to_owned(),
             leads,
         }
+    }
+
+    /// Where the CA is, for messages.
+    pub(super) fn place(&self) -> PathBuf {
+        PathBuf::from(format!("secret/{}/{STATE_SECRET}", self.namespace))
     }
 
     pub(super) fn client(&self) -> Client {
