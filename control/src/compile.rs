@@ -19,9 +19,12 @@ use squire_mesh::{
 };
 
 use crate::{
-    facts::{EntryFact, PodFact, ServiceFact, namespace_with},
+    facts::{EntryFact, NodeFact, PodFact, ServiceFact, namespace_with},
     inventory::Inventory,
 };
+
+/// The namespace that nodes are named in; Kubernetes keeps their Leases there.
+const NODES: &str = "kube-node-lease";
 
 /// What holds for the whole mesh.
 #[derive(Clone, Debug)]
@@ -75,6 +78,12 @@ pub fn mesh(inventory: &Inventory, settings: &Settings, interner: &mut Interner)
     for bare in memberships.bare {
         let workload = compiler.bare(bare);
         workloads.insert(workload.uid.clone(), workload);
+    }
+    for node in inventory.nodes.values() {
+        for address in &node.addresses {
+            let workload = compiler.node(node, *address);
+            workloads.insert(workload.uid.clone(), workload);
+        }
     }
     for (uid, _) in memberships.of_workloads {
         compiler.remark(
@@ -185,6 +194,21 @@ impl Compiler<'_> {
             zone: bare.zone,
             owner: None,
         }
+    }
+
+    /// A node at one of its addresses: so that its pods know what comes from it.
+    fn node(&mut self, node: &NodeFact, address: IpAddr) -> Workload {
+        let namespace = self.interner.text(NODES);
+        let mut workload = self.bare(endpoints::Bare {
+            namespace: Arc::clone(&namespace),
+            address,
+            node: Some(Arc::clone(&node.name)),
+            zone: None,
+            memberships: Vec::new(),
+        });
+        workload.name = Arc::clone(&node.name);
+        workload.host_network = true;
+        workload
     }
 
     fn service(&mut self, fact: &ServiceFact) -> Service {

@@ -5,6 +5,7 @@
 mod endpoints;
 mod entry;
 mod names;
+mod node;
 mod pod;
 mod service;
 
@@ -18,6 +19,7 @@ use squire_mesh as mesh;
 
 pub use endpoints::{EndpointFact, SliceFact, SlicePort};
 pub use entry::EntryFact;
+pub use node::NodeFact;
 pub use pod::PodFact;
 pub use service::{ServiceFact, ServicePortFact, Target};
 
@@ -62,10 +64,12 @@ pub enum Fact {
     Slice(SliceFact),
     /// An Istio WorkloadEntry.
     Entry(EntryFact),
+    /// A Node.
+    Node(NodeFact),
 }
 
 impl Fact {
-    /// Namespace and name of the object; the namespace is empty for a Namespace.
+    /// Namespace and name of the object; the namespace is empty for a Namespace and a Node.
     pub fn key(&self) -> Key {
         match self {
             Self::Namespace(fact) => Key {
@@ -76,6 +80,10 @@ impl Fact {
             Self::Service(fact) => fact.key.clone(),
             Self::Slice(fact) => fact.key.clone(),
             Self::Entry(fact) => fact.key.clone(),
+            Self::Node(fact) => Key {
+                namespace: "".into(),
+                name: Arc::clone(&fact.name),
+            },
         }
     }
 }
@@ -131,7 +139,7 @@ pub fn is_fact(api_version: &str, kind: &str) -> bool {
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     matches!(
         (group, kind),
-        ("", "Namespace" | "Pod" | "Service")
+        ("", "Namespace" | "Pod" | "Service" | "Node")
             | ("discovery.k8s.io", "EndpointSlice")
             | ("networking.istio.io", "WorkloadEntry")
     )
@@ -142,6 +150,7 @@ pub fn read(api_version: &str, kind: &str, value: Value, interner: &mut Interner
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     Ok(Some(match (group, kind) {
         ("", "Namespace") => Fact::Namespace(namespace(typed("Namespace", value)?, interner)?),
+        ("", "Node") => Fact::Node(NodeFact::read(typed("Node", value)?, interner)?),
         ("", "Pod") => Fact::Pod(PodFact::read(typed("Pod", value)?, interner)?),
         ("", "Service") => Fact::Service(ServiceFact::read(typed("Service", value)?, interner)?),
         ("discovery.k8s.io", "EndpointSlice") => {

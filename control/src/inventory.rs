@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::facts::{EntryFact, Fact, Key, NamespaceFact, PodFact, ServiceFact, SliceFact};
+use crate::facts::{EntryFact, Fact, Key, NamespaceFact, NodeFact, PodFact, ServiceFact, SliceFact};
 
 /// Every fact the control plane knows at one moment.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,8 @@ pub struct Inventory {
     pub slices: BTreeMap<Key, Arc<SliceFact>>,
     /// WorkloadEntries.
     pub entries: BTreeMap<Key, Arc<EntryFact>>,
+    /// Nodes.
+    pub nodes: BTreeMap<Arc<str>, Arc<NodeFact>>,
 }
 
 /// A fact that can be shared between inventories.
@@ -33,6 +35,8 @@ pub enum SharedFact {
     Slice(Arc<SliceFact>),
     /// A WorkloadEntry.
     Entry(Arc<EntryFact>),
+    /// A Node.
+    Node(Arc<NodeFact>),
 }
 
 impl From<Fact> for SharedFact {
@@ -43,6 +47,7 @@ impl From<Fact> for SharedFact {
             Fact::Service(fact) => Self::Service(Arc::new(fact)),
             Fact::Slice(fact) => Self::Slice(Arc::new(fact)),
             Fact::Entry(fact) => Self::Entry(Arc::new(fact)),
+            Fact::Node(fact) => Self::Node(Arc::new(fact)),
         }
     }
 }
@@ -63,6 +68,7 @@ impl Inventory {
             SharedFact::Service(fact) => once(&mut self.services, fact.key.clone(), fact),
             SharedFact::Slice(fact) => once(&mut self.slices, fact.key.clone(), fact),
             SharedFact::Entry(fact) => once(&mut self.entries, fact.key.clone(), fact),
+            SharedFact::Node(fact) => once(&mut self.nodes, Arc::clone(&fact.name), fact),
         }
     }
 }

@@ -1,7 +1,11 @@
 //! Asking policy about a connection. [`Permit`] can only be made here, from an allowing decision: what forwards bytes
 //! takes one, so skipping authorization does not compile. The decision itself is `squire_mesh::policy`'s.
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::SystemTime,
+};
 
 pub(crate) use squire_mesh::policy::OnConnection;
 use squire_mesh::{
@@ -143,6 +147,12 @@ fn mismatch(source: Option<&Workload>, question: Question<'_>) -> Option<Decisio
     (!fits).then(Decision::address_mismatch)
 }
 
+/// Whether an address is one of the node that a workload runs on (spec §1.5.17): kubelet's probes come from there.
+fn comes_from_node_of(snapshot: &Snapshot, me: &Workload, address: IpAddr) -> bool {
+    let mut there = snapshot.workloads_at(address.to_canonical());
+    me.node.is_some() && there.any(|workload| workload.host_network && workload.node == me.node)
+}
+
 fn incoming<'a>(snapshot: &'a Snapshot, question: Question<'a>, source: Option<&'a Workload>) -> Request<'a> {
     let me = snapshot.me.as_deref();
     Request::connection(
@@ -150,7 +160,7 @@ fn incoming<'a>(snapshot: &'a Snapshot, question: Question<'a>, source: Option<&
             ip: question.remote.ip().to_canonical(),
             workload: source.map(|workload| workload as &dyn Endpoint),
             principal: question.peer.map(|peer| Principal::from(peer.id())),
-            own_node: false,
+            own_node: me.is_some_and(|me| comes_from_node_of(snapshot, me, question.remote.ip())),
         },
         policy::Destination {
             ip: question.local.ip().to_canonical(),

@@ -1,7 +1,9 @@
 //! What is applied with kubectl is in force, what is wrong says so, and what comes later is picked up.
 
+use std::net::{IpAddr, SocketAddr};
+
 use squire_tests::{apps, eventually, id, kubernetes};
-use tokio::io::AsyncReadExt as _;
+use tokio::{io::AsyncReadExt as _, net::TcpSocket};
 
 use super::world::{World, gets_through, is_kept_out};
 
@@ -144,4 +146,45 @@ async fn two_pods_with_one_account_and_different_labels_are_told_apart_by_a_netw
         .await;
     is_kept_out(&back, "db:5432").await;
     gets_through(&front, "db:5432").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pods_own_node_is_never_blocked_by_a_network_policy_and_other_machines_are() {
+    let Some(world) = World::new().await else { return };
+    world.pod("db", "db", "").await;
+    let node = world.mesh.address("node-1");
+    world
+        .api
+        .apply("{apiVersion: v1, kind: Node, metadata: {name: node-1}}\n")
+        .await;
+    let status = format!(r#"{{"status":{{"addresses":[{{"type":"InternalIP","address":"{node}"}}]}}}}"#);
+    let patch = [
+        "patch",
+        "node",
+        "node-1",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &status,
+    ];
+    world.kubectl(&patch).await;
+    let _control = world.control().await;
+    let echo = apps::echo().await;
+    let db = world.sidecar("db", "db", Some(&echo), &[]).await;
+    world
+        .api
+        .apply(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: nobody, namespace: shop}\nspec: \
+             {podSelector: {matchLabels: {app: db}}, policyTypes: [Ingress]}\n",
+        )
+        .await;
+    let from = async |address: IpAddr| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(address, 0)).unwrap();
+        let mut stream = socket.connect(db.inbound(5432)).await?;
+        apps::round_trip(&mut stream, b"probe").await
+    };
+    let stranger = world.mesh.address("stranger");
+    eventually("another machine is kept out", async || from(stranger).await.err()).await;
+    from(node).await.expect("a probe of the kubelet gets through");
 }

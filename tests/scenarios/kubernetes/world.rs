@@ -64,7 +64,7 @@ impl World {
         kubeconfig: &std::path::Path,
     ) -> Replica {
         let mut command = Command::new(binary("squire"));
-        command.args(["control", "--kubernetes", "--lease-seconds", "2", "--replica", name]);
+        command.args(["control", "--kubernetes", "--lease-seconds", "4", "--replica", name]);
         command.arg("--kubeconfig").arg(kubeconfig);
         command.args(["--grpc", &grpc.to_string(), "--admin", &admin.to_string()]);
         Replica {

@@ -64,8 +64,9 @@ const ISTIO: &[&str] = &["v1", "v1beta1"];
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
 /// Every kind that is watched.
-pub static KINDS: [Kind; 15] = [
+pub static KINDS: [Kind; 16] = [
     builtin("", "Namespace", "namespaces", Role::Fact),
+    builtin("", "Node", "nodes", Role::Fact),
     builtin("", "Pod", "pods", Role::Fact),
     builtin("", "Service", "services", Role::Fact),
     builtin("discovery.k8s.io", "EndpointSlice", "endpointslices", Role::Fact),

@@ -417,6 +417,7 @@ impl PartialEq for SharedFact {
             (Self::Service(one), Self::Service(other)) => one == other,
             (Self::Slice(one), Self::Slice(other)) => one == other,
             (Self::Entry(one), Self::Entry(other)) => one == other,
+            (Self::Node(one), Self::Node(other)) => one == other,
             _ => false,
         }
     }
