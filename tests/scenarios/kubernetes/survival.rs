@@ -15,7 +15,7 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: squire-control}
 rules:
-- {apiGroups: [''], resources: [namespaces, pods, services, serviceaccounts], verbs: [get, list, watch]}
+- {apiGroups: [''], resources: [namespaces, nodes, pods, services, serviceaccounts], verbs: [get, list, watch]}
 - {apiGroups: [''], resources: [configmaps], resourceNames: [istio], verbs: [get, list, watch]}
 - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
 - {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [get, list, watch]}
