@@ -136,7 +136,7 @@ pub fn start(config: &Config, inputs: Inputs) -> io::Result<DataPath> {
         pool,
         callouts,
         traffic,
-        http2: Upstreams::default(),
+        http2: Upstreams::new(config.http2_engine),
         upstreams: Arc::new(IdleUpstreams::new(
             config.pool.max_idle_per_peer,
             config.pool.idle_timeout,

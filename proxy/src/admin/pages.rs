@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::policy;
 use crate::{
-    config::{AccessLog, Authority, Config, LogFormat, Mode, TlsEngine, Unknown},
+    config::{AccessLog, Authority, Config, Http2Engine, LogFormat, Mode, TlsEngine, Unknown},
     identity::{self, Identity},
     readiness::Readiness,
     state::{Kind, Snapshot, State},
@@ -142,6 +142,12 @@ fn config_view(config: &Config) -> Value {
             "engine": match config.tls_engine {
                 TlsEngine::Squire => "squire",
                 TlsEngine::Rustls => "rustls",
+            },
+        },
+        "http2": {
+            "engine": match config.http2_engine {
+                Http2Engine::Squire => "squire",
+                Http2Engine::H2 => "h2",
             },
         },
         "drain": { "grace": text(config.drain_grace) },

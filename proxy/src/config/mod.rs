@@ -58,6 +58,8 @@ pub struct Config {
     pub unknown: Unknown,
     /// Which code protects TLS records after the handshake.
     pub tls_engine: TlsEngine,
+    /// Which code speaks HTTP/2 with applications and peers.
+    pub http2_engine: Http2Engine,
     /// How long live connections get at shutdown.
     pub drain_grace: Duration,
     /// Lifetime to ask the CA for.
@@ -158,6 +160,16 @@ pub enum TlsEngine {
     Squire,
     /// rustls: slower, and there in case ours is in doubt.
     Rustls,
+}
+
+/// Which code speaks HTTP/2 with applications and peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Http2Engine {
+    /// Our own, made for passing on.
+    #[default]
+    Squire,
+    /// The `h2` crate: slower, and there in case ours is in doubt.
+    H2,
 }
 
 /// What is logged, and how.

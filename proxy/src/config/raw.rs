@@ -15,8 +15,8 @@ use squire_mesh::{
 };
 
 use super::{
-    AccessLog, Authority, Config, HostPort, InboundListener, Limits, Log, LogFormat, Mode, OutboundListener, Pool,
-    TlsEngine, Unknown,
+    AccessLog, Authority, Config, HostPort, Http2Engine, InboundListener, Limits, Log, LogFormat, Mode,
+    OutboundListener, Pool, TlsEngine, Unknown,
     problem::Problems,
     read::{Section, Value},
     tree::{Node, Place},
@@ -51,6 +51,7 @@ pub(super) struct Raw {
     pool: Pool,
     unknown: Unknown,
     tls_engine: TlsEngine,
+    http2_engine: Http2Engine,
     drain_grace: Duration,
     svid_lifetime: Duration,
     log: Log,
@@ -88,6 +89,7 @@ impl Raw {
             pool: root.section("pool", pool),
             unknown: root.or("unknownDestinations", Unknown::Passthrough),
             tls_engine: root.section("tls", |s| s.or("engine", TlsEngine::Squire)),
+            http2_engine: root.section("http2", |s| s.or("engine", Http2Engine::Squire)),
             drain_grace: root.section("drain", |s| {
                 s.duration("grace", Duration::from_secs(30), Duration::ZERO, HOUR)
             }),
@@ -141,6 +143,7 @@ impl Raw {
             pool: self.pool,
             unknown: self.unknown,
             tls_engine: self.tls_engine,
+            http2_engine: self.http2_engine,
             drain_grace: self.drain_grace,
             svid_lifetime: self.svid_lifetime,
             log: self.log,

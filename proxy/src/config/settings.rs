@@ -94,6 +94,11 @@ pub const SETTINGS: &[Setting] = &[
         "squire",
         "what protects TLS records: squire (our own, in place) or rustls",
     ),
+    setting(
+        "http2.engine",
+        "squire",
+        "what speaks HTTP/2: squire (our own) or h2 (the h2 crate)",
+    ),
     setting("drain.grace", "30s", "how long live connections get at shutdown"),
     setting(
         "svid.lifetime",

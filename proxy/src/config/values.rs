@@ -2,7 +2,7 @@
 
 use squire_mesh::workload::{NameError, UidKind, WorkloadUid};
 
-use super::{AccessLog, HostPort, HostPortError, LogFormat, TlsEngine, Unknown, read::Value};
+use super::{AccessLog, HostPort, HostPortError, Http2Engine, LogFormat, TlsEngine, Unknown, read::Value};
 
 /// `mode` as written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,18 @@ impl Value for TlsEngine {
         match text {
             "squire" => Ok(Self::Squire),
             "rustls" => Ok(Self::Rustls),
+            _ => Err("not an engine".to_owned()),
+        }
+    }
+}
+
+impl Value for Http2Engine {
+    const EXPECTED: &'static str = "write squire or h2";
+
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "squire" => Ok(Self::Squire),
+            "h2" => Ok(Self::H2),
             _ => Err("not an engine".to_owned()),
         }
     }

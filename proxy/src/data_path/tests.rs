@@ -160,6 +160,7 @@ impl Mesh {
             },
             unknown: config::Unknown::Passthrough,
             tls_engine: config::TlsEngine::Squire,
+            http2_engine: config::Http2Engine::Squire,
             drain_grace: Duration::from_secs(10),
             svid_lifetime: Duration::from_secs(3600),
             log: Log {

@@ -8,8 +8,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::RecvStream;
-use http::HeaderMap;
+
+use super::wire::{Error, FieldList, Receiving};
 
 /// A body on its way in.
 pub(super) struct Body {
@@ -18,12 +18,12 @@ pub(super) struct Body {
     /// Bytes that have left the sender's window already, and are yet to be given back by whoever took them.
     free: usize,
     /// The end, if it has been read: with trailers or without.
-    end: Option<Option<HeaderMap>>,
-    stream: RecvStream,
+    end: Option<Option<FieldList>>,
+    stream: Receiving,
 }
 
-impl From<RecvStream> for Body {
-    fn from(stream: RecvStream) -> Self {
+impl From<Receiving> for Body {
+    fn from(stream: Receiving) -> Self {
         Self {
             ahead: VecDeque::new(),
             free: 0,
@@ -47,7 +47,7 @@ impl Body {
     ///
     /// # Errors
     /// When the sender broke off.
-    pub(super) async fn read_ahead(&mut self, wanted: usize) -> Result<(), h2::Error> {
+    pub(super) async fn read_ahead(&mut self, wanted: usize) -> Result<(), Error> {
         let mut read = 0;
         while self.end.is_none() && read <= wanted {
             match poll_fn(|cx| self.stream.poll_data(cx)).await {
@@ -56,7 +56,7 @@ impl Body {
                     read += bytes.len();
                     self.free += bytes.len();
                     // The window has to go on: it may be smaller than what is wanted.
-                    let _ = self.stream.flow_control().release_capacity(bytes.len());
+                    self.stream.release(bytes.len());
                     if !bytes.is_empty() {
                         self.ahead.push_back(bytes);
                     }
@@ -74,7 +74,7 @@ impl Body {
         (bytes, self.end.is_some() || self.stream.is_end_stream())
     }
 
-    pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+    pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
         if let Some(bytes) = self.ahead.pop_front() {
             return Poll::Ready(Some(Ok(bytes)));
         }
@@ -85,7 +85,7 @@ impl Body {
     }
 
     /// After the last of the data.
-    pub(super) fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, h2::Error>> {
+    pub(super) fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<FieldList>, Error>> {
         match &mut self.end {
             Some(trailers) => Poll::Ready(Ok(trailers.take())),
             None => Poll::Ready(Ok(ready!(self.stream.poll_trailers(cx))?)),
@@ -97,7 +97,7 @@ impl Body {
         let free = self.free.min(count);
         self.free -= free;
         if count > free {
-            let _ = self.stream.flow_control().release_capacity(count - free);
+            self.stream.release(count - free);
         }
     }
 }

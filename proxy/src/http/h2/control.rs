@@ -10,10 +10,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Reason, server::SendResponse};
+use h2::Reason;
 use tokio::time::{Sleep, sleep_until};
 
-use super::ticket::Ticket;
+use super::{
+    ticket::Ticket,
+    wire::{Responding, Sending},
+};
 
 /// Why a stream ends early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +35,7 @@ pub(super) enum Interrupt {
 
 /// The client's end of a stream.
 pub(super) struct Control {
-    pub(super) respond: SendResponse<Bytes>,
+    pub(super) respond: Responding,
     ticket: Arc<Ticket>,
     deadline: Option<Pin<Box<Sleep>>>,
     /// A response head has been sent.
@@ -40,10 +43,12 @@ pub(super) struct Control {
     /// Policy has changed, and the stream has not been judged again yet.
     judge: bool,
     look: bool,
+    /// What is still to be sent of a reply of our own.
+    rest: Option<(Sending, Bytes)>,
 }
 
 impl Control {
-    pub(super) fn new(respond: SendResponse<Bytes>, ticket: Arc<Ticket>) -> Self {
+    pub(super) fn new(respond: Responding, ticket: Arc<Ticket>) -> Self {
         Self {
             respond,
             ticket,
@@ -51,7 +56,37 @@ impl Control {
             answered: false,
             judge: false,
             look: false,
+            rest: None,
         }
+    }
+
+    /// The rest of a reply of our own; [`Control::finish`] sends it.
+    pub(super) fn leave(&mut self, sending: Sending, bytes: Bytes) {
+        self.answered = true;
+        self.rest = Some((sending, bytes));
+    }
+
+    /// Sends what has been left, as the client takes it.
+    pub(super) async fn finish(&mut self, stall: Duration) -> Result<(), Interrupt> {
+        let Some((mut sending, mut bytes)) = self.rest.take() else {
+            return Ok(());
+        };
+        let since = Instant::now();
+        poll_fn(|cx| {
+            if sending.poll_send(&mut bytes, true, cx).is_ready() || sending.poll_reset(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            if let Poll::Ready(interrupt) = self.poll(cx) {
+                sending.send_reset(Reason::CANCEL);
+                return Poll::Ready(Err(interrupt));
+            }
+            if self.takes_a_look() && since.elapsed() >= stall {
+                sending.send_reset(Reason::ENHANCE_YOUR_CALM);
+                return Poll::Ready(Err(Interrupt::Stalled));
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     pub(super) fn end_at(&mut self, at: Instant) {
@@ -97,9 +132,9 @@ impl Control {
             return Poll::Ready(Interrupt::Cut);
         }
         if !self.answered
-            && let Poll::Ready(reason) = self.respond.poll_reset(cx)
+            && let Poll::Ready(over) = self.respond.poll_reset(cx)
         {
-            return Poll::Ready(Interrupt::Client(reason.unwrap_or(Reason::CANCEL)));
+            return Poll::Ready(Interrupt::Client(over.reset_by_peer().unwrap_or(Reason::CANCEL)));
         }
         if let Some(deadline) = &mut self.deadline
             && deadline.as_mut().poll(cx).is_ready()

@@ -2,15 +2,12 @@
 
 use std::{fmt::Write, time::Duration};
 
-use bytes::Bytes;
-use h2::server::SendResponse;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
-
+use super::wire::{Error, FieldList, Responding, Sending};
 use crate::http::LocalReply;
 
 /// `grpc-status` of a head or of trailers.
-pub(super) fn status(fields: &HeaderMap) -> Option<u8> {
-    fields.get("grpc-status")?.to_str().ok()?.parse().ok()
+pub(super) fn status(fields: &FieldList) -> Option<u8> {
+    std::str::from_utf8(fields.get("grpc-status")?).ok()?.parse().ok()
 }
 
 /// `grpc-timeout`: at most eight digits and a unit.
@@ -41,45 +38,42 @@ pub(super) fn write_timeout(timeout: Duration) -> String {
     }
 }
 
-/// Sends a reply of our own: to a gRPC client as trailers-only, to any other as a head and a body.
+/// Sends a reply of our own: to a gRPC client as trailers-only, to any other as a head, whose body is still to be sent.
 pub(super) fn reply(
-    respond: &mut SendResponse<Bytes>,
+    respond: &mut Responding,
     reply: &LocalReply,
     grpc: bool,
     without_body: bool,
-) -> Result<(), h2::Error> {
+) -> Result<Option<Sending>, Error> {
+    let mut head = FieldList::default();
     if grpc {
-        let mut response = Response::new(());
-        *response.headers_mut() = trailers(reply.grpc_status(), &reply.body);
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        return respond.send_response(response, true).map(drop);
-    }
-    let mut response = Response::new(());
-    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = response.headers_mut();
-    for (name, value) in &reply.fields {
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
-            headers.append(name, value);
+        head.push(b":status", b"200");
+        head.push(b"content-type", b"application/grpc");
+        for field in trailers(reply.grpc_status(), &reply.body).iter() {
+            head.push_field(field);
         }
+        return respond.send_response(&head, true).map(|_| None);
     }
-    headers.insert(http::header::CONTENT_LENGTH, reply.body.len().into());
+    let status = if (200..1000).contains(&reply.status) {
+        reply.status
+    } else {
+        500
+    };
+    head.push(b":status", status.to_string().as_bytes());
+    for (name, value) in &reply.fields {
+        head.push(name.to_ascii_lowercase().as_bytes(), value);
+    }
+    head.set("content-length", reply.body.len().to_string().as_bytes());
     let bare = without_body || reply.body.is_empty();
-    let mut stream = respond.send_response(response, bare)?;
-    if !bare {
-        stream.send_data(Bytes::copy_from_slice(&reply.body), true)?;
-    }
-    Ok(())
+    let sending = respond.send_response(&head, bare)?;
+    Ok((!bare).then_some(sending))
 }
 
 /// `grpc-status` and `grpc-message`.
-pub(super) fn trailers(status: u8, message: &[u8]) -> HeaderMap {
-    let mut fields = HeaderMap::with_capacity(3);
-    fields.insert("grpc-status", HeaderValue::from(u16::from(status)));
-    if let Ok(message) = HeaderValue::try_from(percent_encoded(message)) {
-        fields.insert("grpc-message", message);
-    }
+pub(super) fn trailers(status: u8, message: &[u8]) -> FieldList {
+    let mut fields = FieldList::default();
+    fields.push(b"grpc-status", status.to_string().as_bytes());
+    fields.push(b"grpc-message", percent_encoded(message).as_bytes());
     fields
 }
 

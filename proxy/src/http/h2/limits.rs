@@ -3,9 +3,13 @@
 
 use std::time::Duration;
 
+use super::wire::Engine;
+
 /// Bounds of connections and streams.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
+    /// Who speaks HTTP/2 for us.
+    pub(crate) engine: Engine,
     /// Streams a client may have open at a time on one connection.
     pub(crate) max_streams: u32,
     /// Body bytes that one stream may have under way towards us.
@@ -36,6 +40,7 @@ pub(crate) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            engine: Engine::default(),
             max_streams: 256,
             stream_window: 256 * 1024,
             connection_window: 64 * 256 * 1024,

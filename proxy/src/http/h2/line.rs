@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::{
     limits::Limits,
     upstream::{Grounds, Signals, Slot, Upstream},
+    wire::Error,
 };
 use crate::dial::DialError;
 
@@ -26,8 +27,8 @@ impl From<DialError> for Unreachable {
     }
 }
 
-impl From<h2::Error> for Unreachable {
-    fn from(error: h2::Error) -> Self {
+impl From<Error> for Unreachable {
+    fn from(error: Error) -> Self {
         Self(error.to_string().into())
     }
 }

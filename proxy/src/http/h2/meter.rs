@@ -31,6 +31,7 @@ const RESETS: Rate = Rate {
 };
 
 const PREFACE: usize = 24;
+const END_STREAM: u8 = 0x1;
 const HEADER: usize = 9;
 
 /// What the meter tells whoever drives the connection.
@@ -180,18 +181,22 @@ impl Frames {
                 return refusal;
             }
             self.have = 0;
-            let [a, b, c, kind, ..] = self.header;
+            let [a, b, c, kind, flags, ..] = self.header;
             self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-            refusal = refusal.or(self.frame(kind));
+            refusal = refusal.or(self.frame(kind, flags, self.skip));
         }
     }
 
     /// One frame more (RFC 9113 §6).
-    fn frame(&mut self, kind: u8) -> Option<Refusal> {
+    fn frame(&mut self, kind: u8, flags: u8, length: usize) -> Option<Refusal> {
         let (bucket, refusal) = match kind {
             0x0 => {
                 self.seen.data += 1;
-                return None;
+                // Nothing in it, and not the end either: no window bounds these.
+                if length > 0 || flags & END_STREAM != 0 {
+                    return None;
+                }
+                (&mut self.control, Refusal::TinyFrames)
             }
             0x1 => {
                 self.seen.headers += 1;
@@ -291,7 +296,7 @@ mod tests {
             }
             let seen = frames.seen;
             assert_eq!((seen.headers, seen.resets, seen.data, seen.continuations), (1, 1, 2, 2));
-            assert_eq!((frames.control.left, frames.resets.left), (998, 1999));
+            assert_eq!((frames.control.left, frames.resets.left), (997, 1999));
         }
     }
 
@@ -314,5 +319,6 @@ mod tests {
         for kind in [0, 1, 8] {
             assert_eq!(frames.observe(&frame(kind, 5).repeat(4000)), None);
         }
+        assert_eq!(frames.observe(&frame(0, 0).repeat(4000)), Some(Refusal::TinyFrames));
     }
 }

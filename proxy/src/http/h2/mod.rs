@@ -1,7 +1,7 @@
 //! HTTP/2, and gRPC on it: each stream of a client's connection is checked, judged, sent on and recorded by itself.
 //!
-//! Built on the `h2` crate itself instead of on a client and server above it: what this sidecar has to pass on exactly
-//! (the codes of resets, GOAWAY, interim responses, trailers, both windows) is what those hide.
+//! Built on connections and streams themselves (`wire/`) instead of on a client and server above them: what this sidecar
+//! has to pass on exactly (the codes of resets, GOAWAY, interim responses, trailers, both windows) is what those hide.
 //!
 //! ```text
 //! server.rs    one client connection: takes streams in, drives them in one task, carries policy, cut and drain to them
@@ -9,6 +9,7 @@
 //! head.rs      the request's head: checked, normalised, written again     relay.rs, pump.rs, body.rs   bodies and trailers
 //! upstream.rs  one connection to a server     line.rs  those to one place     upstreams.rs  those of this sidecar
 //! limits.rs    every bound     meter.rs  floods, counted frame by frame     refusal.rs  their names
+//! wire/        connections and streams: frames, HPACK, windows
 //! ```
 //!
 //! Nothing here decides: [`Gate`] and [`Way`] do.
@@ -29,6 +30,7 @@ mod stream;
 mod ticket;
 mod upstream;
 mod upstreams;
+mod wire;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -38,7 +40,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use self::{limits::Limits, side::Side};
+use self::side::Side;
 pub(crate) use self::{refusal::Refusal, upstreams::Upstreams};
 use super::{Gate, Way};
 use crate::outcome::Outcome;
@@ -62,7 +64,7 @@ pub(crate) async fn serve_inbound<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let limits = Limits::default();
+    let limits = gate.shared.http2.limits();
     let side = Side::inbound(gate, app, dialled, limits);
     server::serve(Arc::new(side), client, received, limits).await
 }
@@ -76,8 +78,11 @@ pub(crate) async fn serve_outbound<S>(way: Arc<Way>, app: S, received: Bytes) ->
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    server::serve(Arc::new(Side::Out(way)), app, received, Limits::default()).await
+    let limits = way.shared.http2.limits();
+    server::serve(Arc::new(Side::Out(way)), app, received, limits).await
 }
 
+#[cfg(test)]
+use self::limits::Limits;
 #[cfg(test)]
 mod tests;

@@ -7,16 +7,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
-use http::HeaderMap;
+use h2::Reason;
 
-use super::{body::Body, grpc, head::clean_trailers};
+use super::{
+    body::Body,
+    grpc,
+    head::clean_trailers,
+    wire::{Error, FieldList, Sending},
+};
 
 /// Why a direction ended before its end.
 #[derive(Debug)]
 pub(super) enum Broken {
     /// The sender broke off.
-    Source(h2::Error),
+    Source(Error),
     /// The receiver wants no more. With NO_ERROR it has had enough, which is no fault.
     Sink(Reason),
 }
@@ -24,7 +28,7 @@ pub(super) enum Broken {
 /// One direction.
 pub(super) struct Pump {
     source: Body,
-    sink: SendStream<Bytes>,
+    sink: Sending,
     /// Received, and no room to send it yet.
     held: Bytes,
     /// Since when the receiver has taken nothing of it.
@@ -38,15 +42,15 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    pub(super) fn request(source: Body, sink: SendStream<Bytes>) -> Self {
+    pub(super) fn request(source: Body, sink: Sending) -> Self {
         Self::new(source, sink, true)
     }
 
-    pub(super) fn response(source: Body, sink: SendStream<Bytes>) -> Self {
+    pub(super) fn response(source: Body, sink: Sending) -> Self {
         Self::new(source, sink, false)
     }
 
-    fn new(source: Body, sink: SendStream<Bytes>, request: bool) -> Self {
+    fn new(source: Body, sink: Sending, request: bool) -> Self {
         Self {
             source,
             sink,
@@ -69,7 +73,7 @@ impl Pump {
     }
 
     /// Ends the receiver's side with trailers of our own.
-    pub(super) fn end_with(&mut self, trailers: HeaderMap) {
+    pub(super) fn end_with(&mut self, trailers: &FieldList) {
         if self.sink.send_trailers(trailers).is_err() {
             self.sink.send_reset(Reason::CANCEL);
         }
@@ -92,10 +96,10 @@ impl Pump {
             match self.source.poll_data(cx) {
                 Poll::Ready(Some(Ok(bytes))) => {
                     self.began = true;
-                    if bytes.is_empty() && self.source.is_end_stream() {
-                        return Poll::Ready(self.send(bytes, true));
-                    }
                     self.held = bytes;
+                    if self.held.is_empty() && self.source.is_end_stream() {
+                        return self.poll_last(cx);
+                    }
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Broken::Source(error))),
                 Poll::Ready(None) => {
@@ -109,27 +113,23 @@ impl Pump {
 
     /// Sends what the receiver has room for; true: that was the end.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Broken>> {
-        if self.sink.capacity() == 0 {
-            self.sink.reserve_capacity(self.held.len());
-            while self.sink.capacity() == 0 {
-                match self.sink.poll_capacity(cx) {
-                    Poll::Ready(Some(Ok(_))) => {}
-                    Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Err(self.sink_gone(cx))),
-                    Poll::Pending => {
-                        self.stalled.get_or_insert_with(Instant::now);
-                        return self.poll_sink_gone(cx);
-                    }
-                }
+        let before = self.held.len();
+        let last = self.source.is_end_stream();
+        let sent = self.sink.poll_send(&mut self.held, last, cx);
+        let count = before - self.held.len();
+        if count > 0 {
+            self.stalled = None;
+            // Room for the sender only now: what waits here counts against its window.
+            self.source.release(count);
+        }
+        match sent {
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(last)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(broken(&error))),
+            Poll::Pending => {
+                self.stalled.get_or_insert_with(Instant::now);
+                self.poll_sink_gone(cx)
             }
         }
-        self.stalled = None;
-        let count = self.sink.capacity().min(self.held.len());
-        let piece = self.held.split_to(count);
-        let last = self.held.is_empty() && self.source.is_end_stream();
-        self.send(piece, last)?;
-        // Room for the sender only now: what waits here counts against its window.
-        self.source.release(count);
-        Poll::Ready(Ok(last))
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
@@ -139,30 +139,28 @@ impl Pump {
                     clean_trailers(&mut trailers);
                 }
                 self.grpc_status = grpc::status(&trailers);
-                let sent = self.sink.send_trailers(trailers);
-                Poll::Ready(sent.map_err(|error| Broken::Sink(error.reason().unwrap_or(Reason::CANCEL))))
+                Poll::Ready(self.sink.send_trailers(&trailers).map_err(|error| broken(&error)))
             }
-            Ok(None) => Poll::Ready(self.send(Bytes::new(), true)),
+            Ok(None) => self.poll_last(cx),
             Err(error) => Poll::Ready(Err(Broken::Source(error))),
         }
     }
 
-    fn send(&mut self, bytes: Bytes, last: bool) -> Result<(), Broken> {
+    /// The end, with nothing in it: it needs no room.
+    fn poll_last(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         self.sink
-            .send_data(bytes, last)
-            .map_err(|error| Broken::Sink(error.reason().unwrap_or(Reason::CANCEL)))
+            .poll_send(&mut self.held, true, cx)
+            .map_err(|error| broken(&error))
     }
 
     /// Whether the receiver has gone meanwhile.
     pub(super) fn poll_sink_gone<T>(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Broken>> {
-        let reason = ready!(self.sink.poll_reset(cx));
-        Poll::Ready(Err(Broken::Sink(reason.unwrap_or(Reason::CANCEL))))
+        let over = ready!(self.sink.poll_reset(cx));
+        Poll::Ready(Err(broken(&over)))
     }
+}
 
-    fn sink_gone(&mut self, cx: &mut Context<'_>) -> Broken {
-        match self.sink.poll_reset(cx) {
-            Poll::Ready(Ok(reason)) => Broken::Sink(reason),
-            Poll::Ready(Err(_)) | Poll::Pending => Broken::Sink(Reason::CANCEL),
-        }
-    }
+/// The receiver takes no more.
+fn broken(over: &Error) -> Broken {
+    Broken::Sink(over.reset().unwrap_or(Reason::CANCEL))
 }

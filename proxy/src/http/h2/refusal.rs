@@ -2,6 +2,8 @@
 
 use h2::Reason;
 
+use super::wire::Error;
+
 /// What a client did that is not put up with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -95,11 +97,8 @@ pub(super) struct Seen {
 }
 
 /// What the error is that the protocol library has ended a connection with; none: not the client's doing.
-pub(super) fn refusal_of(error: &h2::Error, seen: Seen) -> Option<Refusal> {
-    if !error.is_library() {
-        return None;
-    }
-    Some(match error.reason()? {
+pub(super) fn refusal_of(error: &Error, seen: Seen) -> Option<Refusal> {
+    Some(match error.broken_by_peer()? {
         Reason::FLOW_CONTROL_ERROR => Refusal::FlowControl,
         Reason::COMPRESSION_ERROR => Refusal::Compression,
         Reason::ENHANCE_YOUR_CALM if seen.continuations > 1 => Refusal::ContinuationFlood,

@@ -1,14 +1,9 @@
 //! A stream that is under way: the request's body there, the response back, both at the same time, until both have ended
 //! or one of the two ends broke off.
 
-use std::{
-    future::Future,
-    task::{Context, Poll, ready},
-};
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
-use http::{Response, StatusCode};
+use h2::Reason;
 
 use super::{
     body::Body,
@@ -16,6 +11,7 @@ use super::{
     grpc,
     head::edit_response,
     pump::{Broken, Pump},
+    wire::{Awaited, Error, FieldList, Head, Receiving, Sending},
 };
 use crate::http::Edits;
 
@@ -34,9 +30,9 @@ pub(super) struct Relay {
 
 /// The response.
 enum Back {
-    Awaited(ResponseFuture),
+    Awaited(Awaited),
     /// Its head is here, and has not been passed on.
-    Arrived(Box<Response<RecvStream>>),
+    Arrived(Box<(FieldList, Receiving)>),
     Flowing(Box<Pump>),
     Over,
 }
@@ -51,20 +47,14 @@ pub(super) enum Event {
     /// Both directions are over.
     Over,
     /// The server's side failed.
-    Failed(h2::Error),
+    Failed(Error),
     /// The client broke off.
     ClientGone(Reason),
 }
 
 impl Relay {
     /// Of a request whose head has been sent; `ended`: there was nothing but the head.
-    pub(super) fn new(
-        body: Body,
-        sink: SendStream<Bytes>,
-        response: ResponseFuture,
-        ended: bool,
-        response_edits: Edits,
-    ) -> Self {
+    pub(super) fn new(body: Body, sink: Sending, response: Awaited, ended: bool, response_edits: Edits) -> Self {
         Self {
             there: Pump::request(body, sink),
             there_over: ended,
@@ -89,13 +79,21 @@ impl Relay {
         loop {
             match &mut self.back {
                 Back::Awaited(response) => {
-                    let head = match ready!(poll_head(response, control, cx)) {
-                        Ok(head) => head,
+                    let (status, fields, body) = match ready!(response.poll_head(cx)) {
                         Err(error) => return Poll::Ready(Event::Failed(error)),
+                        Ok(Head::Interim(status, fields)) => {
+                            // RFC 9113 §8.6: there is no 101 in HTTP/2.
+                            if status != 101 {
+                                // A client that has gone is noticed elsewhere.
+                                let _ = control.respond.send_interim(&fields);
+                            }
+                            continue;
+                        }
+                        Ok(Head::Final(status, fields, body)) => (status, fields, body),
                     };
-                    self.status = head.status().as_u16();
-                    self.grpc_status = grpc::status(head.headers());
-                    self.back = Back::Arrived(Box::new(head));
+                    self.status = status;
+                    self.grpc_status = grpc::status(&fields);
+                    self.back = Back::Arrived(Box::new((fields, body)));
                     return Poll::Ready(Event::Head);
                 }
                 Back::Arrived(_) => return Poll::Ready(Event::Head),
@@ -123,19 +121,18 @@ impl Relay {
     /// # Errors
     /// When the client has gone.
     pub(super) fn answer(&mut self, control: &mut Control) -> Result<(), Reason> {
-        let head = match std::mem::replace(&mut self.back, Back::Over) {
-            Back::Arrived(head) => *head,
+        let (mut fields, body) = match std::mem::replace(&mut self.back, Back::Over) {
+            Back::Arrived(arrived) => *arrived,
             other => {
                 self.back = other;
                 return Ok(());
             }
         };
-        let (mut parts, body) = head.into_parts();
         if !self.response_edits.is_empty() {
-            edit_response(&mut parts.headers, &self.response_edits);
+            edit_response(&mut fields, &self.response_edits);
         }
         let ended = body.is_end_stream();
-        let sink = control.respond.send_response(Response::from_parts(parts, ()), ended);
+        let sink = control.respond.send_response(&fields, ended);
         let sink = sink.map_err(|error| reason_of(&error))?;
         control.answered = true;
         if !ended {
@@ -179,7 +176,7 @@ impl Relay {
         };
         match status.filter(|_| grpc) {
             Some((status, message)) => {
-                pump.end_with(grpc::trailers(status, message.as_bytes()));
+                pump.end_with(&grpc::trailers(status, message.as_bytes()));
                 self.grpc_status = Some(status);
             }
             None if interrupt == Interrupt::Stalled => pump.reset_sink(Reason::ENHANCE_YOUR_CALM),
@@ -195,26 +192,7 @@ impl Relay {
     }
 }
 
-/// The response's head; interim responses (1xx) are passed on as they come.
-fn poll_head(
-    response: &mut ResponseFuture,
-    control: &mut Control,
-    cx: &mut Context<'_>,
-) -> Poll<Result<Response<RecvStream>, h2::Error>> {
-    loop {
-        match ready!(response.poll_informational(cx)) {
-            // RFC 9113 §8.6: there is no 101 in HTTP/2.
-            Some(Ok(interim)) if interim.status() == StatusCode::SWITCHING_PROTOCOLS => {}
-            Some(Ok(interim)) => {
-                // A client that has gone is noticed elsewhere.
-                let _ = control.respond.send_informational(interim);
-            }
-            Some(Err(_)) | None => return std::pin::Pin::new(response).poll(cx),
-        }
-    }
-}
-
 /// The code that an end said, or the one for an end that said nothing.
-fn reason_of(error: &h2::Error) -> Reason {
-    error.reason().filter(|_| error.is_reset()).unwrap_or(Reason::CANCEL)
+fn reason_of(error: &Error) -> Reason {
+    error.reset().unwrap_or(Reason::CANCEL)
 }

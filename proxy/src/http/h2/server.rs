@@ -3,7 +3,6 @@
 
 use std::{
     future::{Future, poll_fn},
-    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -12,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use h2::{Ping, PingPong, Reason, server};
+use h2::Reason;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Interval, MissedTickBehavior, interval, timeout},
@@ -25,6 +24,7 @@ use super::{
     side::Side,
     stream,
     ticket::Ticket,
+    wire::{Accepted, By, Error, Server},
 };
 use crate::{
     connection::{Application, Cut},
@@ -43,7 +43,7 @@ where
     side.connection().facts().application = Application::Http2;
     let metered = Metered::new(client, received, Arc::clone(side.connection()));
     let watch = metered.watch();
-    let hello = timeout(limits.preface, limits.server().handshake(metered));
+    let hello = timeout(limits.preface, Server::handshake(metered, limits));
     let cut = {
         let connection = Arc::clone(side.connection());
         poll_fn(move |cx| connection.poll_cut(cx))
@@ -63,7 +63,7 @@ where
         }
         Err(_) => {
             side.shared().metrics.http2_refused(Refusal::Preface);
-            failed(&side, h2::Error::from(Reason::SETTINGS_TIMEOUT))
+            failed(&side, ended(Reason::SETTINGS_TIMEOUT))
         }
     }
 }
@@ -71,12 +71,11 @@ where
 /// A connection and its streams.
 struct Served<S> {
     side: Arc<Side>,
-    connection: server::Connection<Metered<S>, Bytes>,
+    connection: Server<Metered<S>>,
     streams: FuturesUnordered<Open>,
     watch: Arc<Watch>,
     limits: Limits,
     ticks: Interval,
-    ping: Option<PingPong>,
     /// When the PING that has not been answered was sent.
     pinged: Option<Instant>,
     /// GOAWAY has been sent.
@@ -100,7 +99,7 @@ impl Future for Open {
 /// How the connection itself ended.
 enum End {
     /// The client closed it, or everything has been served after GOAWAY.
-    Over(Result<(), h2::Error>),
+    Over(Result<(), Error>),
     Cut(Cut),
     Refused(Refusal),
 }
@@ -109,16 +108,10 @@ impl<S> Served<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    fn new(
-        side: Arc<Side>,
-        mut connection: server::Connection<Metered<S>, Bytes>,
-        watch: Arc<Watch>,
-        limits: Limits,
-    ) -> Self {
+    fn new(side: Arc<Side>, connection: Server<Metered<S>>, watch: Arc<Watch>, limits: Limits) -> Self {
         let mut ticks = interval((limits.silence.min(limits.stall) / 4).max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
-            ping: connection.ping_pong(),
             side,
             connection,
             streams: FuturesUnordered::new(),
@@ -147,7 +140,7 @@ where
             End::Refused(refusal) => {
                 self.side.shared().metrics.http2_refused(refusal);
                 self.leave(Reason::ENHANCE_YOUR_CALM).await;
-                failed(&self.side, h2::Error::from(Reason::ENHANCE_YOUR_CALM))
+                failed(&self.side, ended(Reason::ENHANCE_YOUR_CALM))
             }
         };
         self.settle().await;
@@ -181,9 +174,17 @@ where
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.connection.begin();
+        let polled = self.poll_all(cx);
+        // What the streams have sent goes out together.
+        self.connection.rest(cx);
+        polled
+    }
+
+    fn poll_all(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         while let Poll::Ready(next) = self.connection.poll_accept(cx) {
             match next {
-                Some(Ok((request, respond))) => self.open(request, respond),
+                Some(Ok(accepted)) => self.open(accepted),
                 Some(Err(error)) => return Poll::Ready(End::Over(Err(error))),
                 None => return Poll::Ready(End::Over(Ok(()))),
             }
@@ -204,15 +205,9 @@ where
         Poll::Pending
     }
 
-    fn open(&mut self, request: http::Request<h2::RecvStream>, respond: server::SendResponse<Bytes>) {
+    fn open(&mut self, accepted: Accepted) {
         let ticket = Arc::new(Ticket::default());
-        let work = stream::serve(
-            Arc::clone(&self.side),
-            self.limits,
-            request,
-            respond,
-            Arc::clone(&ticket),
-        );
+        let work = stream::serve(Arc::clone(&self.side), self.limits, accepted, Arc::clone(&ticket));
         self.streams.push(Open {
             ticket,
             work: Box::pin(work),
@@ -228,9 +223,7 @@ where
         match self.pinged {
             Some(at) => at.elapsed() >= self.limits.silence,
             None => {
-                if let Some(ping) = &mut self.ping
-                    && ping.send_ping(Ping::opaque()).is_ok()
-                {
+                if self.connection.ping() {
                     self.pinged = Some(Instant::now());
                 }
                 false
@@ -239,10 +232,7 @@ where
     }
 
     fn poll_pong(&mut self, cx: &mut Context<'_>) {
-        if self.pinged.is_some()
-            && let Some(ping) = &mut self.ping
-            && ping.poll_pong(cx).is_ready()
-        {
+        if self.pinged.is_some() && self.connection.has_answered(cx) {
             self.pinged = None;
         }
     }
@@ -279,13 +269,11 @@ where
 }
 
 /// The client's side failed.
-fn failed(side: &Side, error: h2::Error) -> Outcome {
-    let error = if error.is_io() {
-        error
-            .into_io()
-            .unwrap_or_else(|| io::Error::from(io::ErrorKind::ConnectionReset))
-    } else {
-        io::Error::new(io::ErrorKind::InvalidData, format!("HTTP/2: {error}"))
-    };
-    Outcome::Interrupted(side.connection().near_failed(error))
+fn failed(side: &Side, error: Error) -> Outcome {
+    Outcome::Interrupted(side.connection().near_failed(error.into_io()))
+}
+
+/// We ended it, for this reason.
+fn ended(reason: Reason) -> Error {
+    Error::GoAway { reason, by: By::Us }
 }

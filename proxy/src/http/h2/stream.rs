@@ -10,8 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, server::SendResponse};
-use http::{HeaderValue, Request, Response, StatusCode};
+use h2::Reason;
 use tokio::time::timeout;
 
 use super::{
@@ -25,6 +24,7 @@ use super::{
     side::{Pass, Side},
     ticket::Ticket,
     upstream::Slot,
+    wire::{Accepted, Error, FieldList},
 };
 use crate::{
     ext_authz::Body as Shown,
@@ -33,24 +33,19 @@ use crate::{
 };
 
 /// Serves one stream.
-pub(super) async fn serve(
-    side: Arc<Side>,
-    limits: Limits,
-    request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-    ticket: Arc<Ticket>,
-) {
+pub(super) async fn serve(side: Arc<Side>, limits: Limits, (fields, body, respond): Accepted, ticket: Arc<Ticket>) {
     let mut control = Control::new(respond, ticket);
     let recorder = &side.shared().recorder;
-    let (head, body) = match Head::read(request, side.normalization()) {
-        Ok(read) => read,
+    let head = match Head::read(fields, side.normalization()) {
+        Ok(head) => head,
         Err(malformed) => {
             let exchange = Exchange::malformed(recorder, side.connection(), Version::Http2);
-            return refuse_malformed(&side, &mut control, exchange, &malformed);
+            refuse_malformed(&side, &mut control, exchange, &malformed);
+            return finish(&side, control, limits).await;
         }
     };
     let view = head.view();
-    let stream = Stream {
+    let mut stream = Stream {
         side: &side,
         limits,
         grpc: view.is_grpc(),
@@ -62,13 +57,22 @@ pub(super) async fn serve(
         shown: None,
     };
     stream.run(body.into()).await;
+    let control = stream.control;
+    finish(&side, control, limits).await;
+}
+
+/// Sends what is left of a reply of our own.
+async fn finish(side: &Side, mut control: Control, limits: Limits) {
+    if let Err(Interrupt::Stalled) = control.finish(limits.stall).await {
+        side.shared().metrics.http2_refused(Refusal::Stalled);
+    }
 }
 
 fn refuse_malformed(side: &Side, control: &mut Control, mut exchange: Exchange, malformed: &Malformed) {
     side.shared().metrics.http2_refused(Refusal::Malformed);
     tracing::debug!(%malformed, "request refused");
     let reply = LocalReply::text(400, &format!("bad request: {malformed}"));
-    let _ = grpc::reply(&mut control.respond, &reply, false, false);
+    answer(control, &reply, false, false);
     exchange.status = 400;
     exchange.finish(Flag::Malformed);
 }
@@ -103,7 +107,7 @@ enum Problem {
     /// The endpoint could not be reached.
     Unreachable(String),
     /// The server did not take the stream.
-    Refused(h2::Error),
+    Refused(Error),
     /// It took longer than one try may.
     Late,
     /// The response is not the one that is wanted: to be made again after so long.
@@ -114,7 +118,7 @@ enum Problem {
 const SLOW: &str = "the request took too long";
 
 impl Stream<'_> {
-    async fn run(mut self, mut body: Body) {
+    async fn run(&mut self, mut body: Body) {
         match self.side.plan(&self.head.view()) {
             Ok(course) => self.course = course,
             Err(refused) => return self.refuse(refused),
@@ -151,10 +155,10 @@ impl Stream<'_> {
             return Ok(());
         }
         if self.head.expects_continue() {
-            let mut go_on = Response::new(());
-            *go_on.status_mut() = StatusCode::CONTINUE;
+            let mut go_on = FieldList::default();
+            go_on.push(b":status", b"100");
             // A client that has gone is noticed below.
-            let _ = self.control.respond.send_informational(go_on);
+            let _ = self.control.respond.send_interim(&go_on);
         }
         let reading = timeout(self.side.shared().head_timeout, body.read_ahead(wanted));
         match self.control.guard(reading).await {
@@ -163,7 +167,7 @@ impl Stream<'_> {
                 Ok(())
             }
             Ok(Ok(Err(error))) => {
-                let reason = error.reason().unwrap_or(Reason::CANCEL);
+                let reason = error.reset().unwrap_or(Reason::CANCEL);
                 Err(self.interrupted(None, Interrupt::Client(reason)))
             }
             Ok(Err(_)) => {
@@ -320,16 +324,14 @@ impl Stream<'_> {
         };
         // A shorter limit of the route is told to the server too.
         let limit = self.course.as_ref().and_then(Course::timeout);
-        if let Some(limit) = limit.filter(|limit| self.asked().is_some_and(|asked| asked > *limit))
-            && let Ok(value) = HeaderValue::try_from(grpc::write_timeout(limit))
-        {
-            request.headers_mut().insert("grpc-timeout", value);
+        if let Some(limit) = limit.filter(|limit| self.asked().is_some_and(|asked| asked > *limit)) {
+            request.set("grpc-timeout", grpc::write_timeout(limit).as_bytes());
         }
         if let Some(exchange) = &mut self.exchange {
             exchange.attempts = exchange.attempts.saturating_add(1);
         }
         let ended = body.is_end_stream();
-        match slot.sender.send_request(request, ended) {
+        match slot.sender.send_request(&request, ended) {
             Ok((response, sink)) => {
                 let edits = self.course.as_ref().map(Course::response_edits).unwrap_or_default();
                 let edits = edits.then(pass.response_edits());
@@ -413,12 +415,11 @@ impl Stream<'_> {
     }
 
     /// The server's side failed.
-    fn failed(&mut self, mut relay: Relay, error: h2::Error) -> Failed {
-        let unprocessed = error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM));
-        if unprocessed && relay.is_untouched() {
+    fn failed(&mut self, mut relay: Relay, error: Error) -> Failed {
+        if error.is_unprocessed() && relay.is_untouched() {
             return Failed::Again(relay.into_body(), Problem::Refused(error));
         }
-        let said = error.reason().filter(|_| error.is_remote() && error.is_reset());
+        let said = error.reset_by_peer();
         match said {
             _ if self.control.answered => {
                 relay.break_client(said.unwrap_or(Reason::INTERNAL_ERROR));
@@ -481,7 +482,7 @@ impl Stream<'_> {
         self.reply(&refused.reply, refused.flag);
     }
 
-    fn give_up(mut self, problem: &Problem) {
+    fn give_up(&mut self, problem: &Problem) {
         match problem {
             Problem::Unreachable(detail) => {
                 tracing::debug!(detail, "no endpoint reached");
@@ -505,7 +506,7 @@ impl Stream<'_> {
 
     /// Answers in the application's place.
     fn reply(&mut self, reply: &LocalReply, flag: Flag) {
-        let _ = grpc::reply(&mut self.control.respond, reply, self.grpc, self.head.is_head());
+        answer(&mut self.control, reply, self.grpc, self.head.is_head());
         if let Some(mut exchange) = self.exchange.take() {
             exchange.status = if self.grpc { 200 } else { reply.status };
             exchange.grpc_status = self.grpc.then(|| reply.grpc_status());
@@ -519,6 +520,13 @@ impl Stream<'_> {
             exchange.grpc_status = relay.grpc_status;
             exchange.finish(flag);
         }
+    }
+}
+
+/// Answers with a reply of our own. A client that has gone is noticed elsewhere.
+fn answer(control: &mut Control, reply: &LocalReply, grpc: bool, without_body: bool) {
+    if let Ok(Some(sending)) = grpc::reply(&mut control.respond, reply, grpc, without_body) {
+        control.leave(sending, Bytes::copy_from_slice(&reply.body));
     }
 }
 

@@ -6,15 +6,10 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::Context,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use h2::{
-    Ping,
-    client::{Connection, SendRequest},
-};
 use squire_mesh::svid::VerifiedPeer;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -23,7 +18,10 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::limits::Limits;
+use super::{
+    limits::Limits,
+    wire::{Client, Error, Opener},
+};
 use crate::{connection::Carrier, tls::handshake::Parameters};
 
 /// What an upstream connection stands on.
@@ -43,7 +41,7 @@ pub(super) struct Grounds {
 pub(super) struct Upstream {
     pub(super) grounds: Grounds,
     /// None: no further streams.
-    sender: Mutex<Option<SendRequest<Bytes>>>,
+    sender: Mutex<Option<Opener>>,
     active: AtomicUsize,
     gone: AtomicBool,
     /// No stream has been given room on it yet.
@@ -75,11 +73,11 @@ impl Upstream {
         grounds: Grounds,
         signals: &Signals,
         tasks: &TaskTracker,
-    ) -> Result<Arc<Self>, h2::Error>
+    ) -> Result<Arc<Self>, Error>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (sender, connection) = limits.client().handshake(io).await?;
+        let (sender, connection) = Client::handshake(io, limits).await?;
         let upstream = Arc::new(Self {
             grounds,
             sender: Mutex::new(Some(sender)),
@@ -99,28 +97,25 @@ impl Upstream {
         Ok(upstream)
     }
 
-    async fn drive<S>(&self, mut connection: Connection<S, Bytes>, going_away: &Notify)
+    async fn drive<S>(&self, mut connection: Client<S>, going_away: &Notify)
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut pings = connection.ping_pong();
         let mut asked = std::pin::pin!(self.asked.notified());
         let mut pinged = false;
         let ended = std::future::poll_fn(|cx| {
-            let polled = std::pin::Pin::new(&mut connection).poll(cx);
+            let polled = connection.poll(cx);
             if polled.is_pending() && self.wants_no_more(cx) {
                 going_away.notify_one();
             }
             // SETTINGS come before anything else a server says (RFC 9113 §3.4), so before it answers a PING.
-            if let Some(pings) = &mut pings {
-                if !pinged && asked.as_mut().poll(cx).is_ready() {
-                    pinged = pings.send_ping(Ping::opaque()).is_ok();
-                    // Sent by polling the connection once more.
-                    cx.waker().wake_by_ref();
-                }
-                if pinged && !*self.settled.borrow() && pings.poll_pong(cx).is_ready() {
-                    self.settled.send_replace(true);
-                }
+            if !pinged && asked.as_mut().poll(cx).is_ready() {
+                pinged = connection.ping();
+                // Sent by polling the connection once more.
+                cx.waker().wake_by_ref();
+            }
+            if pinged && !*self.settled.borrow() && connection.has_answered(cx) {
+                self.settled.send_replace(true);
             }
             polled
         })
@@ -136,10 +131,7 @@ impl Upstream {
     /// True once: the server has sent GOAWAY since the last look.
     fn wants_no_more(&self, cx: &mut Context<'_>) -> bool {
         let mut sender = self.sender();
-        let refused = matches!(
-            sender.as_mut().map(|sender| sender.poll_ready(cx)),
-            Some(Poll::Ready(Err(_)))
-        );
+        let refused = sender.as_mut().is_some_and(|sender| sender.is_gone(cx));
         if refused {
             *sender = None;
             drop(sender);
@@ -159,9 +151,7 @@ impl Upstream {
     pub(super) async fn takes_extended_connect(&self) -> bool {
         let says_so = || {
             let sender = self.sender();
-            sender
-                .as_ref()
-                .is_some_and(SendRequest::is_extended_connect_protocol_enabled)
+            sender.as_ref().is_some_and(Opener::takes_extended_connect)
         };
         if !says_so() {
             self.asked.notify_one();
@@ -204,7 +194,7 @@ impl Upstream {
     /// Room for one stream, if it has fewer than `most` and the server allows more.
     pub(super) fn slot(self: &Arc<Self>, most: usize) -> Option<Slot> {
         let sender = self.sender().clone()?;
-        let most = most.min(sender.current_max_send_streams());
+        let most = most.min(sender.room());
         let taken = self
             .active
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |active| {
@@ -218,14 +208,14 @@ impl Upstream {
         })
     }
 
-    fn sender(&self) -> std::sync::MutexGuard<'_, Option<SendRequest<Bytes>>> {
+    fn sender(&self) -> std::sync::MutexGuard<'_, Option<Opener>> {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Room for one stream on a connection, until it is dropped.
 pub(super) struct Slot {
-    pub(super) sender: SendRequest<Bytes>,
+    pub(super) sender: Opener,
     /// Nobody had room on this connection before.
     pub(super) first: bool,
     pub(super) upstream: Arc<Upstream>,

@@ -19,6 +19,7 @@ use super::{
     limits::Limits,
     line::{Line, Unreachable},
     upstream::{Grounds, Slot, Upstream},
+    wire::Engine,
 };
 use crate::{
     authorize::{Permit, grounds, on_old_root},
@@ -41,13 +42,28 @@ struct Key {
 }
 
 /// All lines of this sidecar.
-#[derive(Default)]
 pub(crate) struct Upstreams {
     limits: Limits,
     lines: Mutex<HashMap<Key, Arc<Line>>>,
 }
 
 impl Upstreams {
+    /// With this engine at both ends of every connection.
+    pub(crate) fn new(engine: Engine) -> Self {
+        Self {
+            limits: Limits {
+                engine,
+                ..Limits::default()
+            },
+            lines: Mutex::default(),
+        }
+    }
+
+    /// The bounds of connections on either side.
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// Room for one stream to `endpoint`. `for_whom` is the application's connection; its record learns whom it reaches.
     pub(super) async fn slot(
         &self,

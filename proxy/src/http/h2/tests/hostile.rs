@@ -5,15 +5,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
-/// A frame (RFC 9113 §4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
 /// HPACK for `GET http://db/`, without the dynamic table.
 const GET: &[u8] = &[0x82, 0x86, 0x84, 0x01, 2, b'd', b'b'];
 
@@ -64,10 +55,10 @@ const ENHANCE_YOUR_CALM: Option<u32> = Some(11);
 
 #[tokio::test]
 async fn floods_are_named_and_ended() {
-    let rig = Rig::new(&Table::default());
+    let rig = rig(&Table::default());
     let (app, _) = app().await;
     type Round = fn(u32) -> Vec<u8>;
-    let floods: [(&str, Round); 5] = [
+    let floods: [(&str, Round); 6] = [
         ("ping_flood", |_| frame(6, 0, 0, b"pingping")),
         ("settings_flood", |_| frame(4, 0, 0, &[0, 4, 0, 0, 255, 255])),
         ("frame_flood", |_| frame(2, 0, 1, &[0, 0, 0, 0, 1])),
@@ -77,6 +68,10 @@ async fn floods_are_named_and_ended() {
         ("continuation_flood", |n| match n {
             0 => frame(1, 1, 1, GET),
             _ => frame(9, 0, 1, &[]),
+        }),
+        ("tiny_frames", |n| match n {
+            0 => frame(1, 4, 1, GET),
+            _ => frame(0, 0, 1, &[]),
         }),
     ];
     for (name, round) in floods {
@@ -92,7 +87,7 @@ async fn floods_are_named_and_ended() {
 
 #[tokio::test]
 async fn a_header_list_beyond_the_limit_is_refused() {
-    let rig = Rig::new(&Table::default());
+    let rig = rig(&Table::default());
     let (app, _) = app().await;
     let (io, ..) = rig.inbound(app);
     let (mut client, _) = client(io).await;
@@ -108,7 +103,7 @@ async fn what_is_not_http2_is_refused() {
         preface: Duration::from_millis(100),
         ..Limits::default()
     };
-    let rig = Rig::with(&Table::default(), limits);
+    let rig = rig_with(&Table::default(), limits);
     let (mut io, _, serving) = rig.inbound(app().await.0);
     io.write_all(b"PRI * HTTP/2.0\r\n\r\nno\r\n\r\n").await.unwrap();
     soon(serving).await.unwrap();
@@ -124,7 +119,7 @@ async fn more_streams_than_allowed_are_refused_each() {
         max_streams: 5,
         ..Limits::default()
     };
-    let rig = Rig::with(&Table::default(), limits);
+    let rig = rig_with(&Table::default(), limits);
     let (app, _) = app().await;
     let (mut io, ..) = rig.inbound(app);
     let never: &[u8] = &[
@@ -155,7 +150,7 @@ async fn a_client_that_never_takes_its_response_is_given_up() {
         stall: Duration::from_millis(200),
         ..Limits::default()
     };
-    let rig = Rig::with(&Table::default(), limits);
+    let rig = rig_with(&Table::default(), limits);
     let (app, _) = app().await;
     let (io, ..) = rig.inbound(app);
     let mut builder = h2::client::Builder::new();
@@ -177,7 +172,7 @@ async fn a_client_that_has_gone_silent_with_streams_open_is_given_up() {
         silence: Duration::from_millis(100),
         ..Limits::default()
     };
-    let rig = Rig::with(&Table::default(), limits);
+    let rig = rig_with(&Table::default(), limits);
     let (app, _) = app().await;
     let (mut silent, _, serving) = rig.inbound(app);
     let never: &[u8] = &[

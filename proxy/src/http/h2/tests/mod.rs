@@ -1,17 +1,65 @@
 //! Streams between real clients and real servers of HTTP/2, with this sidecar's code in between.
 
-mod hostile;
-mod inbound;
-mod outbound;
+mod strict;
 
-use std::{future::Future, time::Duration};
+/// Every test of this room, with our own engine.
+#[path = "."]
+mod with_squire {
+    use super::{super::wire::Engine, *};
+
+    const ENGINE: Engine = Engine::Squire;
+
+    #[path = "hostile.rs"]
+    mod hostile;
+    #[path = "inbound.rs"]
+    mod inbound;
+    #[path = "outbound.rs"]
+    mod outbound;
+
+    fn rig(table: &Table) -> Rig {
+        Rig::new(table, ENGINE)
+    }
+
+    fn rig_with(table: &Table, limits: Limits) -> Rig {
+        Rig::with(table, limits, ENGINE)
+    }
+}
+
+/// The same tests, with the `h2` crate: both engines do the same.
+#[path = "."]
+mod with_h2 {
+    use super::{super::wire::Engine, *};
+
+    const ENGINE: Engine = Engine::H2;
+
+    #[path = "hostile.rs"]
+    mod hostile;
+    #[path = "inbound.rs"]
+    mod inbound;
+    #[path = "outbound.rs"]
+    mod outbound;
+
+    fn rig(table: &Table) -> Rig {
+        Rig::new(table, ENGINE)
+    }
+
+    fn rig_with(table: &Table, limits: Limits) -> Rig {
+        Rig::with(table, limits, ENGINE)
+    }
+}
+
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    time::Duration,
+};
 
 use h2::{RecvStream, client::SendRequest, server::SendResponse};
 use http::{HeaderMap, Request, Response};
 use prost_types::Any;
 use squire_mesh::{
     policy::{Attribute, AuthorizationPolicy, Condition, Kind as PolicyKind, ObjectRef, PathMatch, Rule, Table},
-    wire::squire as wire,
+    wire::squire,
     workload::WorkloadUid,
 };
 use tokio::{
@@ -23,7 +71,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{server, *};
+use super::{server, wire, *};
 use crate::{
     access_log::AccessLog,
     callouts::{self, Callouts},
@@ -53,11 +101,12 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(table: &Table) -> Self {
-        Self::with(table, Limits::default())
+    fn new(table: &Table, engine: wire::Engine) -> Self {
+        Self::with(table, Limits::default(), engine)
     }
 
-    fn with(table: &Table, limits: Limits) -> Self {
+    fn with(table: &Table, limits: Limits, engine: wire::Engine) -> Self {
+        let limits = Limits { engine, ..limits };
         let (store, state) = Store::new(
             WorkloadUid::pod("shop", "db"),
             "cluster.local".parse().unwrap(),
@@ -116,7 +165,7 @@ impl Rig {
             pool,
             callouts,
             traffic,
-            http2: Upstreams::default(),
+            http2: Upstreams::new(limits.engine),
             upstreams: Arc::new(crate::http::h1::IdleUpstreams::new(8, Duration::from_secs(60))),
             head_timeout: Duration::from_secs(5),
             handshakes: Arc::new(Semaphore::new(10)),
@@ -142,7 +191,7 @@ impl Rig {
     fn policy(&mut self, table: &Table) {
         let any = Any {
             type_url: Kind::Policy.type_url().to_owned(),
-            value: prost::Message::encode_to_vec(&wire::Policy::from(table)),
+            value: prost::Message::encode_to_vec(&squire::Policy::from(table)),
         };
         let change = Change {
             name: "shop/db".to_owned(),
@@ -345,16 +394,16 @@ async fn app_answer(request: Request<RecvStream>, mut respond: SendResponse<Byte
             let mut stream = respond.send_response(Response::new(()), false).unwrap();
             while send(&mut stream, Bytes::from_static(&[7; 16 * 1024])).await {
                 if parts.uri.path() == "/endless-counted" {
-                    SENT.fetch_add(16 * 1024, std::sync::atomic::Ordering::Relaxed);
+                    SENT.set(SENT.get() + 16 * 1024);
                 }
             }
         }
         // Answers only once its client has gone.
         "/never" => {
-            WAITING.lock().unwrap().extend(parts.uri.query().map(str::to_owned));
+            WAITING.with_borrow_mut(|waiting| waiting.extend(parts.uri.query().map(str::to_owned)));
             let reason = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
             if let Ok(reason) = reason {
-                CANCELLED.lock().unwrap().push(reason);
+                CANCELLED.with_borrow_mut(|cancelled| cancelled.push(reason));
             }
         }
         _ => {
@@ -363,12 +412,15 @@ async fn app_answer(request: Request<RecvStream>, mut respond: SendResponse<Byte
     }
 }
 
-/// Bytes that `/endless-counted` has been able to send.
-static SENT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-/// The queries of streams of `/never`.
-static WAITING: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
-/// How streams of `/never` ended.
-static CANCELLED: std::sync::Mutex<Vec<h2::Reason>> = std::sync::Mutex::new(Vec::new());
+// Each test has a thread of its own, and all its tasks run there.
+thread_local! {
+    /// Bytes that `/endless-counted` has been able to send.
+    static SENT: Cell<usize> = const { Cell::new(0) };
+    /// The queries of streams of `/never`.
+    static WAITING: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    /// How streams of `/never` ended.
+    static CANCELLED: RefCell<Vec<h2::Reason>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Sends with respect for the window; false: nobody listens any more.
 async fn send(stream: &mut h2::SendStream<Bytes>, mut bytes: Bytes) -> bool {
@@ -410,6 +462,15 @@ async fn get(
     let mut ready = soon(client.clone().ready()).await?;
     let (response, _) = ready.send_request(request(path, fields), true)?;
     soon(response).await
+}
+
+/// A frame (RFC 9113 §4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
 }
 
 /// A body to its end, with its trailers.

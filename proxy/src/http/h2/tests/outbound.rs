@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn applications_share_one_connection_to_a_server() {
-    let rig = Rig::new(&Table::default());
+    let rig = rig(&Table::default());
     let (server, connections) = app().await;
     for _ in 0..3 {
         let (mut client, _) = client(rig.outbound(server)).await;
@@ -29,7 +29,7 @@ async fn applications_share_one_connection_to_a_server() {
 
 #[tokio::test]
 async fn many_streams_take_more_connections_and_none_more_than_the_server_allows() {
-    let rig = Rig::new(&Table::default());
+    let rig = rig(&Table::default());
     let mut builder = h2::server::Builder::new();
     builder.max_concurrent_streams(20);
     let answer = |request, respond| -> Answering { Box::pin(app_answer(request, respond)) };
@@ -57,7 +57,7 @@ async fn many_streams_take_more_connections_and_none_more_than_the_server_allows
 
 #[tokio::test]
 async fn a_server_that_goes_away_is_left_without_losing_a_request() {
-    let rig = Rig::new(&Table::default());
+    let rig = rig(&Table::default());
     let (server, connections) = app().await;
     let (mut client, _) = client(rig.outbound(server)).await;
     for round in 1..=5 {
@@ -73,7 +73,7 @@ async fn a_server_that_goes_away_is_left_without_losing_a_request() {
 /// A server that refuses the first stream of its first connection, as one does whose limit is reached.
 #[tokio::test]
 async fn a_stream_refused_unread_is_sent_again() {
-    let rig = Rig::new(&Table::default());
+    let rig = rig(&Table::default());
     let answer = |request: Request<RecvStream>, mut respond: SendResponse<Bytes>| -> Answering {
         static SEEN: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         Box::pin(async move {
@@ -104,7 +104,7 @@ async fn a_stream_refused_unread_is_sent_again() {
 
 #[tokio::test]
 async fn a_server_that_cannot_be_reached_or_breaks_off_is_answered_for() {
-    let rig = Rig::new(&Table::default());
+    let rig = rig(&Table::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (mut client, _) = client(rig.outbound(address)).await;
@@ -130,7 +130,7 @@ async fn a_server_that_cannot_be_reached_or_breaks_off_is_answered_for() {
 
 #[tokio::test]
 async fn connections_that_are_idle_are_closed_when_the_sidecar_drains() {
-    let rig = Rig::new(&Table::default());
+    let rig = rig(&Table::default());
     let (server, _) = app().await;
     let (mut client, ended) = client(rig.outbound(server)).await;
     assert_eq!(get(&mut client, "/", &[]).await.unwrap().status(), 200);
