@@ -307,6 +307,10 @@ impl Stream<'_> {
     }
 
     /// Sends the head. The slot is held as long as the stream is open.
+    #[allow(
+        clippy::result_large_err,
+        reason = "the unsent body goes back for the next attempt, and is moved either way"
+    )]
     fn send(&mut self, body: Body, pass: &Pass, mut slot: Slot) -> Result<(Relay, Slot), Failed> {
         let mut edits = std::borrow::Cow::Borrowed(&pass.edits);
         if self.shown.is_some() && self.head.expects_continue() {
