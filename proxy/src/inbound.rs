@@ -112,8 +112,10 @@ impl Arrival {
 async fn permissive(shared: &Arc<Shared>, tcp: TcpStream, since: Instant, arrival: Arrival) {
     let snapshot = shared.snapshot();
     let may_enter = authorize::prospect(&snapshot, arrival.asked(None).question);
-    let at = snapshot.workloads_at(arrival.client.ip());
-    let peer = at.into_iter().any(|workload| workload.transport.is_mtls());
+    let address = arrival.client.ip();
+    let peer = snapshot
+        .workloads_at(address)
+        .any(|workload| workload.transport.is_mtls());
     drop(snapshot);
     let limit = shared.dialer.timeouts.handshake;
     let first = Box::pin(first_bytes::wait(

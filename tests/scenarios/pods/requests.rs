@@ -134,7 +134,9 @@ async fn a_grpc_client_calls_a_grpc_server_and_only_tls_crosses_the_wire() {
         let incoming = tonic::transport::server::TcpIncoming::from(listener);
         tonic::transport::Server::builder()
             .add_service(ReportServiceServer::new(Reports))
-            .serve_with_incoming_shutdown(incoming, async { drop(stopped.await) })
+            .serve_with_incoming_shutdown(incoming, async {
+                let _ = stopped.await;
+            })
             .await
     });
     listens.await.unwrap();

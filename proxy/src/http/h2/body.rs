@@ -4,7 +4,7 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -88,7 +88,7 @@ impl Body {
     pub(super) fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<FieldList>, Error>> {
         match &mut self.end {
             Some(trailers) => Poll::Ready(Ok(trailers.take())),
-            None => Poll::Ready(Ok(ready!(self.stream.poll_trailers(cx))?)),
+            None => self.stream.poll_trailers(cx),
         }
     }
 
