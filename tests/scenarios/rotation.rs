@@ -325,15 +325,13 @@ async fn a_connection_is_cut_when_its_root_is_forced_out_of_the_bundle_and_when_
     cut(&[&web, &db], "cut_untrusted").await;
     reaches(&mesh, "stable").await;
 
-    let mut gone = eventually("a new connection stands on the new root", async || {
+    let _open = eventually("a new connection stands on the new root", async || {
         apps::echoes(web.to("db:5432")).await.ok()
     })
     .await;
+    // Its own sidecar would end the connection too, as it has no policy any more: it is for db to notice.
+    web.process.signal(Signal::STOP);
     mesh.remove("workload-web.yaml");
-    eventually("the connection is cut", async || {
-        apps::round_trip(&mut gone, b"gone").await.err()
-    })
-    .await;
     cut(&[&db], "cut_gone").await;
 }
 
