@@ -4,11 +4,12 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use protox::prost::Message as _;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "istio/v1/auth/ca.proto",
     "envoy/service/auth/v3/external_auth.proto",
     "envoy/service/discovery/v3/discovery.proto",
     "google/rpc/status.proto",
+    "grpc/health/v1/health.proto",
     "squire/v1/mesh.proto",
     "squire/v1/policy.proto",
     "squire/v1/report.proto",

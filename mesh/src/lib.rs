@@ -5,6 +5,7 @@
 pub mod bundle;
 pub mod policy;
 pub mod ports;
+pub mod probe;
 pub mod resource;
 pub mod spiffe;
 pub mod svid;

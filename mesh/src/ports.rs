@@ -25,10 +25,24 @@ pub const TRANSPORT: &str = "squire.mesh/transport";
 /// Set to `true` on pods that carry a sidecar.
 pub const INJECTED: &str = "squire.mesh/injected";
 
+/// On a namespace, as a label: its pods get sidecars (`true`). On a pod, as an annotation or label: this one gets none
+/// (`false`).
+pub const INJECT: &str = "squire.mesh/inject";
+/// Why a pod of a meshed namespace was left without a sidecar; written by the injector.
+pub const SKIPPED: &str = "squire.mesh/skipped";
+/// The kind of object that made a pod (`Deployment`, `Job`, …); a label written by the injector.
+pub const OWNER_KIND: &str = "squire.mesh/owner-kind";
+/// Name of the sidecar's container.
+pub const PROXY_CONTAINER: &str = "squire-proxy";
+/// Name of the init container that leads connections through the sidecar.
+pub const REDIRECT_CONTAINER: &str = "squire-redirect";
+
 /// Namespace of the control plane, unless configured otherwise.
 pub const SYSTEM_NAMESPACE: &str = "squire-system";
 /// Service account of the control plane.
 pub const CONTROL_ACCOUNT: &str = "squire-control";
+/// Service account, and Service, of the admission webhook.
+pub const INJECTOR_ACCOUNT: &str = "squire-injector";
 /// ConfigMap with the mesh's roots, in every meshed namespace and in the control plane's own.
 pub const BUNDLE_CONFIG_MAP: &str = "squire-trust-bundle";
 /// Its key: PEM certificates.

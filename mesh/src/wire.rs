@@ -19,6 +19,8 @@ pub use generated::envoy::service::discovery::v3 as discovery;
 pub use generated::envoy::r#type::v3 as http_status;
 /// `google.rpc`: the reason of a NACK.
 pub use generated::google::rpc;
+/// `grpc.health.v1`: what a kubelet asks of a gRPC server.
+pub use generated::grpc::health::v1 as health;
 /// `istio.v1.auth`: the certificate signing service.
 pub use generated::istio::v1::auth as ca;
 /// `squire.v1`: our own resources and reports.

@@ -31,6 +31,7 @@ mod open_files;
 mod outbound;
 mod outcome;
 mod pool;
+pub mod probes;
 pub mod readiness;
 pub mod redirect;
 pub mod report;

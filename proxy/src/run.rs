@@ -18,6 +18,7 @@ use crate::{
     memory,
     metrics::Metrics,
     open_files,
+    probes::Prober,
     readiness::Readiness,
     report::{Reporter, Standing},
     roots::{Roots, RootsError},
@@ -114,6 +115,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         config: Arc::clone(&config),
         identity: identity.clone(),
         state: state.clone(),
+        prober: Prober::new(config.probes.clone()),
     };
     tracing::info!(address = %admin.address(), "the admin endpoint listens");
     tasks.spawn(admin.serve(Arc::new(pages)));

@@ -4,7 +4,13 @@
 mod pages;
 mod policy;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{Request, Response};
 use http_body_util::Full;
@@ -20,7 +26,7 @@ use tokio::{
     time::sleep,
 };
 
-pub use pages::{Connections, Pages};
+pub use pages::{Asker, Connections, Pages};
 
 /// People, a Prometheus and a kubelet: more at once is a mistake or an attack.
 const MAX_CONNECTIONS: usize = 64;
@@ -42,7 +48,13 @@ impl Admin {
     /// # Errors
     /// When the address is taken or not ours.
     pub async fn listen(address: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+        let listener = match TcpListener::bind(address).await {
+            // A kernel without IPv6: everywhere is everywhere in IPv4.
+            Err(error) if address.ip().is_unspecified() && address.is_ipv6() && no_ipv6(&error) => {
+                TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await?
+            }
+            bound => bound?,
+        };
         let address = listener.local_addr()?;
         Ok(Self { listener, address })
     }
@@ -78,10 +90,15 @@ impl Admin {
     }
 }
 
+fn no_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
 async fn connection(stream: TcpStream, pages: Arc<Pages>) {
+    let Some(asker) = Asker::of(&stream) else { return };
     let service = service_fn(move |request: Request<Incoming>| {
         let pages = Arc::clone(&pages);
-        async move { Ok::<Response<Full<Bytes>>, Infallible>(pages.answer(request.method(), request.uri().path())) }
+        async move { Ok::<Response<Full<Bytes>>, Infallible>(pages.answer(&request, asker).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -1,20 +1,25 @@
-//! What the admin endpoint answers: figures, readiness, live connections, effective configuration. It opens no sockets.
+//! What the admin endpoint answers: figures, readiness, live connections, effective configuration, the application's
+//! probes. It opens no sockets.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use http::{Method, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use prometheus::{Registry, TextEncoder};
 use serde_json::{Value, json};
+use squire_mesh::probe;
+use tokio::net::TcpStream;
 
 use super::policy;
 use crate::{
-    config::{AccessLog, Authority, Config, Http2Engine, LogFormat, Mode, TlsEngine, Unknown},
+    config::{AccessLog, AdminDetails, Authority, Config, Http2Engine, LogFormat, Mode, TlsEngine, Unknown},
     identity::{self, Identity},
+    probes::Prober,
     readiness::Readiness,
     state::{Kind, Snapshot, State},
     vitals::Vitals,
@@ -26,7 +31,17 @@ pub type Connections = Box<dyn Fn() -> Value + Send + Sync>;
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
-const INDEX: &str = "squire-proxy admin: /metrics /ready /live /connections /config\n";
+const INDEX: &str = "squire-proxy admin: /metrics /ready /live /connections /config /probe/CONTAINER/KIND\n";
+const PRIVATE: &str = "only shown over loopback: kubectl port-forward POD 15020, then ask localhost:15020\n";
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asker {
+    /// The address it dialled: the pod's own.
+    pub local: IpAddr,
+    /// Where it comes from.
+    pub peer: IpAddr,
+}
 
 /// What the pages are made of.
 pub struct Pages {
@@ -44,11 +59,29 @@ pub struct Pages {
     pub identity: identity::Receiver,
     /// What we were told.
     pub state: State,
+    /// Asks the application.
+    pub prober: Prober,
+}
+
+impl Asker {
+    /// Of a connection; `None` when it is gone already.
+    #[must_use]
+    pub fn of(stream: &TcpStream) -> Option<Self> {
+        let ip = |address: std::io::Result<std::net::SocketAddr>| Some(address.ok()?.ip().to_canonical());
+        Some(Self {
+            local: ip(stream.local_addr())?,
+            peer: ip(stream.peer_addr())?,
+        })
+    }
 }
 
 impl Pages {
     /// The answer to one request.
-    pub(super) fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    pub async fn answer<B>(&self, request: &Request<B>, asker: Asker) -> Response<Full<Bytes>> {
+        let (method, path) = (request.method(), request.uri().path());
+        if path.starts_with(probe::PREFIX) {
+            return self.probe(request, asker).await;
+        }
         if method != Method::GET && method != Method::HEAD {
             let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".into());
             refused
@@ -60,11 +93,30 @@ impl Pages {
             "/metrics" => self.metrics(),
             "/ready" => self.ready(),
             "/live" => response(StatusCode::OK, TEXT, "live\n".into()),
+            "/connections" | "/config" if self.is_private(asker) => {
+                response(StatusCode::FORBIDDEN, TEXT, PRIVATE.into())
+            }
             "/connections" => json_response(StatusCode::OK, &(self.connections)()),
             "/config" => json_response(StatusCode::OK, &self.config_page()),
             "/" => response(StatusCode::OK, TEXT, INDEX.into()),
             _ => response(StatusCode::NOT_FOUND, TEXT, format!("no such page\n{INDEX}").into()),
         }
+    }
+
+    /// Lifecycle hooks ask with GET as probes do; the path alone says what is asked.
+    async fn probe<B>(&self, request: &Request<B>, asker: Asker) -> Response<Full<Bytes>> {
+        let answer = self
+            .prober
+            .answer(request.uri().path(), asker.local, request.headers())
+            .await;
+        match answer {
+            Some(answer) => response(answer.status, TEXT, answer.text.into()),
+            None => response(StatusCode::NOT_FOUND, TEXT, "no such probe is configured\n".into()),
+        }
+    }
+
+    fn is_private(&self, asker: Asker) -> bool {
+        self.config.admin_details == AdminDetails::Loopback && !asker.peer.is_loopback()
     }
 
     pub(super) fn refused_connection(&self) {
@@ -121,6 +173,11 @@ fn config_view(config: &Config) -> Value {
         "control": authority(&config.control),
         "ca": authority(&config.ca),
         "admin": config.admin,
+        "adminDetails": match config.admin_details {
+            AdminDetails::Anyone => "anyone",
+            AdminDetails::Loopback => "loopback",
+        },
+        "probes": config.probes.iter().map(|(path, _)| path).collect::<Vec<_>>(),
         "mode": mode_view(&config.mode),
         "bindSource": config.bind_source,
         "limits": {

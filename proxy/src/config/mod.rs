@@ -19,6 +19,7 @@ use std::{
 };
 
 use squire_mesh::{
+    probe::Probes,
     spiffe::{SpiffeId, TrustDomain},
     workload::WorkloadUid,
 };
@@ -46,6 +47,10 @@ pub struct Config {
     pub ca: Authority,
     /// Where the admin endpoint listens; port 0 lets the system choose.
     pub admin: SocketAddr,
+    /// Who may see its pages that tell more than figures and readiness.
+    pub admin_details: AdminDetails,
+    /// Probes of the application, which the admin endpoint puts to it.
+    pub probes: Probes,
     /// How connections reach this sidecar.
     pub mode: Mode,
     /// Address to dial peers from; `None`: the workload's own in explicit mode, the system's choice otherwise.
@@ -151,6 +156,15 @@ pub enum Unknown {
     Passthrough,
     /// They are refused: the mesh is all there is.
     Refuse,
+}
+
+/// Who may see the pages of the admin endpoint that tell who talks to whom and how the sidecar is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdminDetails {
+    /// Whoever reaches the endpoint.
+    Anyone,
+    /// Only who comes over loopback, as `kubectl port-forward` does; the others see figures, readiness and probes.
+    Loopback,
 }
 
 /// Which code protects TLS records after the handshake.

@@ -10,12 +10,13 @@ use std::{
 
 use squire_mesh::{
     ports,
+    probe::Probes,
     spiffe::{SpiffeId, TrustDomain},
     workload::WorkloadUid,
 };
 
 use super::{
-    AccessLog, Authority, Config, HostPort, Http2Engine, InboundListener, Limits, Log, LogFormat, Mode,
+    AccessLog, AdminDetails, Authority, Config, HostPort, Http2Engine, InboundListener, Limits, Log, LogFormat, Mode,
     OutboundListener, Pool, TlsEngine, Unknown,
     problem::Problems,
     read::{Section, Value},
@@ -41,6 +42,8 @@ pub(super) struct Raw {
     ca_address: Option<HostPort>,
     ca_id: Placed<Option<SpiffeId>>,
     admin: SocketAddr,
+    admin_details: AdminDetails,
+    probes: Option<Probes>,
     mode: Placed<Option<ModeName>>,
     inbound_port: NonZeroU16,
     outbound_port: NonZeroU16,
@@ -79,6 +82,8 @@ impl Raw {
             ca_address: root.optional("caAddress"),
             ca_id: placed(&mut root, "caId"),
             admin: root.or("admin", SocketAddr::from((Ipv4Addr::LOCALHOST, ports::ADMIN))),
+            admin_details: root.or("adminDetails", AdminDetails::Anyone),
+            probes: root.optional("probes"),
             mode: placed(&mut root, "mode"),
             inbound_port: root.or("inboundPort", port(ports::INBOUND)),
             outbound_port: root.or("outboundPort", port(ports::OUTBOUND)),
@@ -137,6 +142,8 @@ impl Raw {
                 id: control_id,
             },
             admin: self.admin,
+            admin_details: self.admin_details,
+            probes: self.probes.unwrap_or_default(),
             mode: mode?,
             bind_source: self.bind_source,
             limits: self.limits,

@@ -50,7 +50,17 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "admin",
         "127.0.0.1:15020",
-        "IP:port of /metrics /ready /live /connections /config; port 0: any",
+        "IP:port of /metrics /ready /live /connections /config /probe; port 0: any; [::] is IPv4 too",
+    ),
+    setting(
+        "adminDetails",
+        "anyone",
+        "who sees /connections and /config: anyone, or loopback (as kubectl port-forward comes)",
+    ),
+    setting(
+        "probes",
+        "",
+        "JSON: the application's probes, put to it when a kubelet asks for /probe/CONTAINER/KIND (written by the injector)",
     ),
     setting(
         "mode",

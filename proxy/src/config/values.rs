@@ -1,8 +1,13 @@
 //! The values that only this configuration has: how each is written. Their meaning is elsewhere.
 
-use squire_mesh::workload::{NameError, UidKind, WorkloadUid};
+use squire_mesh::{
+    probe::{ProbeError, Probes},
+    workload::{NameError, UidKind, WorkloadUid},
+};
 
-use super::{AccessLog, HostPort, HostPortError, Http2Engine, LogFormat, TlsEngine, Unknown, read::Value};
+use super::{
+    AccessLog, AdminDetails, HostPort, HostPortError, Http2Engine, LogFormat, TlsEngine, Unknown, read::Value,
+};
 
 /// `mode` as written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -94,6 +99,27 @@ impl Value for AccessLog {
             path if path.contains('/') => Ok(Self::File(path.into())),
             _ => Err("not a target".to_owned()),
         }
+    }
+}
+
+impl Value for AdminDetails {
+    const EXPECTED: &'static str = "write anyone or loopback";
+
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "anyone" => Ok(Self::Anyone),
+            "loopback" => Ok(Self::Loopback),
+            _ => Err("nobody".to_owned()),
+        }
+    }
+}
+
+impl Value for Probes {
+    const EXPECTED: &'static str = "write probes as the injector does, such as \
+                                    '{\"/probe/web/liveness\":{\"http\":{\"port\":8080,\"path\":\"/healthz\"},\"timeoutMs\":1000}}'";
+
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|error: ProbeError| error.to_string())
     }
 }
 

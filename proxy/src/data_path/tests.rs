@@ -131,6 +131,8 @@ impl Mesh {
             control: control.clone(),
             ca: control,
             admin: "127.0.0.1:0".parse().unwrap(),
+            admin_details: crate::config::AdminDetails::Anyone,
+            probes: squire_mesh::probe::Probes::default(),
             mode: Mode::Explicit {
                 inbound: vec![InboundListener {
                     listen: self.socket(name, PORT),

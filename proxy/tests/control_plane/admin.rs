@@ -4,7 +4,8 @@ use std::{net::SocketAddr, sync::Arc};
 
 use serde_json::{Value, json};
 use squire_proxy::{
-    admin::{Admin, Pages},
+    admin::{Admin, Asker, Pages},
+    probes::Prober,
     readiness::Readiness,
 };
 use tokio::{
@@ -36,6 +37,14 @@ async fn ready(admin: SocketAddr) -> (u16, Vec<String>) {
 }
 
 async fn serve(sidecar: &Sidecar) -> (SocketAddr, Arc<Readiness>, CancellationToken) {
+    let (pages, readiness, draining) = pages(sidecar);
+    let admin = Admin::listen(sidecar.config.admin).await.unwrap();
+    let address = admin.address();
+    tokio::spawn(admin.serve(Arc::new(pages)));
+    (address, readiness, draining)
+}
+
+fn pages(sidecar: &Sidecar) -> (Pages, Arc<Readiness>, CancellationToken) {
     let draining = CancellationToken::new();
     let readiness = Readiness::new(
         &sidecar.config,
@@ -44,8 +53,6 @@ async fn serve(sidecar: &Sidecar) -> (SocketAddr, Arc<Readiness>, CancellationTo
         draining.clone(),
     );
     let readiness = Arc::new(readiness);
-    let admin = Admin::listen(sidecar.config.admin).await.unwrap();
-    let address = admin.address();
     let pages = Pages {
         registry: sidecar.registry.clone(),
         vitals: Arc::clone(&sidecar.vitals),
@@ -54,9 +61,59 @@ async fn serve(sidecar: &Sidecar) -> (SocketAddr, Arc<Readiness>, CancellationTo
         config: Arc::clone(&sidecar.config),
         identity: sidecar.identity.clone(),
         state: sidecar.state.clone(),
+        prober: Prober::new(sidecar.config.probes.clone()),
     };
-    tokio::spawn(admin.serve(Arc::new(pages)));
-    (address, readiness, draining)
+    (pages, readiness, draining)
+}
+
+#[tokio::test]
+async fn who_talks_to_whom_is_shown_over_loopback_only_when_so_configured() {
+    let ca = Ca::new("root");
+    let control = Fake::start(&ca, None).await;
+    for (setting, status) in [("adminDetails=anyone", 200), ("adminDetails=loopback", 403)] {
+        let sidecar = Sidecar::start(&ca, control.address, &[setting]);
+        let (pages, ..) = pages(&sidecar);
+        let from = |peer: &str| Asker {
+            local: "10.0.0.7".parse().unwrap(),
+            peer: peer.parse().unwrap(),
+        };
+        for path in ["/connections", "/config"] {
+            let get = http::Request::get(path).body(()).unwrap();
+            assert_eq!(
+                pages.answer(&get, from("10.0.0.9")).await.status(),
+                status,
+                "{setting} {path}"
+            );
+            assert_eq!(
+                pages.answer(&get, from("127.0.0.1")).await.status(),
+                200,
+                "{setting} {path}"
+            );
+        }
+        for path in ["/metrics", "/live"] {
+            let get = http::Request::get(path).body(()).unwrap();
+            assert_eq!(
+                pages.answer(&get, from("10.0.0.9")).await.status(),
+                200,
+                "{setting} {path}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn configured_probes_are_put_to_the_application_and_others_are_unknown() {
+    let ca = Ca::new("root");
+    let control = Fake::start(&ca, None).await;
+    let app = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = app.local_addr().unwrap().port();
+    let probes = format!("probes={{\"/probe/web/liveness\":{{\"tcp\":{{\"port\":{port}}}}}}}");
+    let sidecar = Sidecar::start(&ca, control.address, &[&probes]);
+    let (admin, ..) = serve(&sidecar).await;
+    assert_eq!(ask(admin, "GET /probe/web/liveness").await.0, 200);
+    assert_eq!(ask(admin, "GET /probe/web/readiness").await.0, 404);
+    drop(app);
+    assert_eq!(ask(admin, "GET /probe/web/liveness").await.0, 503);
 }
 
 #[tokio::test]
