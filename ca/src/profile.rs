@@ -8,7 +8,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
     PublicKeyData, SanType, SerialNumber,
 };
-use squire_mesh::spiffe::{SpiffeId, TrustDomain};
+use squire_mesh::{
+    ports,
+    spiffe::{SpiffeId, TrustDomain},
+};
 
 use crate::digest::hex;
 
@@ -105,7 +108,21 @@ pub(crate) fn leaf(id: &SpiffeId, validity: Validity) -> Result<CertificateParam
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    for name in served_names(id) {
+        let name = name.as_str().try_into().map_err(|_| ProfileError::Name(name.clone()))?;
+        params.subject_alt_names.push(SanType::DnsName(name));
+    }
     Ok(params)
+}
+
+/// DNS names beside the SPIFFE ID: none, but for the admission webhook, whose client is the API server, which knows no
+/// SPIFFE. They follow from the attested identity alone.
+fn served_names(id: &SpiffeId) -> Vec<String> {
+    let (account, namespace) = (ports::INJECTOR_ACCOUNT, ports::SYSTEM_NAMESPACE);
+    match SpiffeId::workload(id.trust_domain(), namespace, account) {
+        Ok(injector) if injector == *id => vec![format!("{account}.{namespace}.svc")],
+        _ => Vec::new(),
+    }
 }
 
 fn start(id: &SpiffeId, validity: Validity) -> Result<CertificateParams, ProfileError> {
@@ -137,6 +154,20 @@ fn whole_seconds(time: SystemTime) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_webhook_has_a_dns_name_and_only_its_own() {
+        let names = |id: &str| served_names(&id.parse().unwrap());
+        let injector = "spiffe://cluster.local/ns/squire-system/sa/squire-injector";
+        assert_eq!(names(injector), ["squire-injector.squire-system.svc"]);
+        for other in [
+            "spiffe://cluster.local/ns/shop/sa/squire-injector",
+            "spiffe://cluster.local/ns/squire-system/sa/squire-control",
+            "spiffe://cluster.local/ns/kube-system/sa/kube-apiserver",
+        ] {
+            assert!(names(other).is_empty(), "{other}");
+        }
+    }
 
     #[test]
     fn the_life_of_a_leaf_is_clamped() {
