@@ -4,6 +4,7 @@
 //! A new command is one `mod`, one variant of [`Command`] and one line in [`Command::run`].
 
 mod ca;
+mod check;
 mod cluster;
 mod connections;
 mod control;
@@ -11,6 +12,9 @@ mod demo;
 mod exit;
 mod fetch;
 mod id;
+mod inject;
+mod injector;
+mod install;
 mod logs;
 mod output;
 mod policy;
@@ -24,6 +28,7 @@ Examples:
   squire demo                                a whole mesh on this machine, no root needed
   squire control --dir mesh/                 a control plane for the objects in mesh/, with its own CA
   squire ca status --dir mesh-ca             what its CA holds, and until when
+  squire install | kubectl apply -f -        puts the mesh into a cluster; `squire check` says whether it stands
   squire policy check -f mesh/               what is wrong with the policies in mesh/
   squire connections shop/db --watch         live connections, with identities, bytes and verdict
   squire control --help                      every command has its own help, with examples
@@ -42,26 +47,36 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Ca(ca::Args),
+    Check(check::Args),
     Connections(connections::Args),
     Control(control::Args),
     Demo(demo::Args),
     DemoApp(demo::app::Args),
     DemoLeash(demo::leash::Args),
     Id(id::Args),
+    Inject(inject::Args),
+    Injector(injector::Args),
+    Install(install::Args),
     Policy(policy::Args),
+    Uninstall(install::Uninstall),
 }
 
 impl Command {
     fn run(self) -> exit::Outcome {
         match self {
             Self::Ca(args) => args.run(),
+            Self::Check(args) => args.run(),
             Self::Connections(args) => args.run(),
             Self::Control(args) => args.run(),
             Self::Demo(args) => args.run(),
             Self::DemoApp(args) => args.run(),
             Self::DemoLeash(args) => args.run(),
             Self::Id(args) => args.run(),
+            Self::Inject(args) => args.run(),
+            Self::Injector(args) => args.run(),
+            Self::Install(args) => args.run(),
             Self::Policy(args) => args.run(),
+            Self::Uninstall(args) => args.run(),
         }
     }
 }

@@ -1,7 +1,23 @@
 //! The admission webhook and, at its heart, the pure function from a Pod to a patched Pod: redirect init container,
 //! native sidecar, projected token, rewritten probes. It decides no policy and signs nothing.
-//!
-//! This room holds what the two sides already agree on (ports, the proxy's uid and the annotations are in
-//! [`squire_mesh::ports`]); the function and the webhook come with the Kubernetes work.
 
-pub use squire_mesh::ports::{INJECTED, PROXY_UID, WEBHOOK};
+mod admin;
+mod annotations;
+pub mod certificate;
+mod edits;
+pub mod gaps;
+pub mod inject;
+pub mod metrics;
+pub mod offline;
+pub mod owner;
+mod probes;
+mod quantity;
+pub mod review;
+pub mod run;
+pub mod settings;
+mod sidecar;
+mod trust;
+pub mod webhook;
+
+pub use annotations::{KNOBS, Knob};
+pub use run::{Config, RunError, run};

@@ -10,6 +10,7 @@ mod hostile;
 mod http;
 mod http2;
 mod identity;
+mod injection;
 mod issuing;
 mod joining;
 mod kubernetes;
