@@ -120,13 +120,18 @@ pub async fn run(client: &Client, values: &Values, stage: Stage, now: SystemTime
     match stage {
         Stage::Before => findings.push(permissions(client, values).await?),
         Stage::After => {
-            findings.push(available(client, CONTROL_ACCOUNT).await);
+            let control = available(client, CONTROL_ACCOUNT).await;
+            let nobody = control.mark == Mark::Failed;
+            findings.push(control);
             findings.push(available(client, INJECTOR_ACCOUNT).await);
             let roots = roots(client, values, now).await;
             findings.push(webhook(client, roots.as_ref().ok().map(|(pem, _)| pem.as_str())).await);
             findings.push(roots.map_or_else(|finding| finding, |(_, finding)| finding));
             findings.push(injection(client, meshed.first().map(ResourceExt::name_any)).await);
-            findings.push(sync(client).await);
+            // The API server waits long for a Service that nobody stands behind.
+            if !nobody {
+                findings.push(sync(client).await);
+            }
         }
     }
     Ok(findings)
