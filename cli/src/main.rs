@@ -14,6 +14,7 @@ mod id;
 mod logs;
 mod output;
 mod policy;
+mod status;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ Examples:
   squire ca status --dir mesh-ca             what its CA holds, and until when
   squire policy check -f mesh/               what is wrong with the policies in mesh/
   squire connections shop/db --watch         live connections, with identities, bytes and verdict
+  squire status --forecast                   what would fail when, if the control plane stopped now
   squire control --help                      every command has its own help, with examples
 
 Exit codes: 0 ok, 1 finding or denied, 2 usage, 69 unavailable, 78 configuration.
@@ -49,6 +51,7 @@ enum Command {
     DemoLeash(demo::leash::Args),
     Id(id::Args),
     Policy(policy::Args),
+    Status(status::Args),
 }
 
 impl Command {
@@ -62,6 +65,7 @@ impl Command {
             Self::DemoLeash(args) => args.run(),
             Self::Id(args) => args.run(),
             Self::Policy(args) => args.run(),
+            Self::Status(args) => args.run(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use squire_mesh::workload::{NameError, UidKind, WorkloadUid};
 
-use super::{AccessLog, HostPort, HostPortError, Http2Engine, LogFormat, TlsEngine, Unknown, read::Value};
+use super::{AccessLog, HostPort, HostPortError, Http2Engine, LogFormat, TlsEngine, Unknown, Users, read::Value};
 
 /// `mode` as written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -94,6 +94,19 @@ impl Value for AccessLog {
             path if path.contains('/') => Ok(Self::File(path.into())),
             _ => Err("not a target".to_owned()),
         }
+    }
+}
+
+impl Value for Users {
+    const EXPECTED: &'static str = "write any, or user IDs such as 1000 or 1000,1001";
+
+    fn read(text: &str) -> Result<Self, String> {
+        if text == "any" {
+            return Ok(Self::Any);
+        }
+        let ids = text.split(',').map(|id| id.trim().parse::<u32>());
+        let ids = ids.collect::<Result<Vec<_>, _>>();
+        ids.map(Self::These).map_err(|_| "not a list of user IDs".to_owned())
     }
 }
 
