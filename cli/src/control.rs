@@ -147,7 +147,7 @@ impl Args {
     }
 
     fn into_config(self) -> Config {
-        let beside = self.dir.as_deref().map(|dir| beside(dir, "ca"));
+        let ca_beside = self.dir.as_deref().map(|dir| beside(dir, "ca"));
         let objects = match self.dir {
             Some(dir) => Objects::Directory(dir),
             None => Objects::Kubernetes(Kubernetes {
@@ -161,7 +161,7 @@ impl Args {
             }),
         };
         // With a cluster and no directory, the replicas share a CA in it.
-        let ca_dir = self.ca_dir.or(beside).unwrap_or_default();
+        let ca_dir = self.ca_dir.or(ca_beside).unwrap_or_default();
         // Without a directory of its own there is none to keep bundles beside: they are fetched anew after a start.
         let federation_dir = (!ca_dir.as_os_str().is_empty()).then(|| beside(&ca_dir, "federation"));
         let mut config = Config::of(objects, ca_dir, self.trust_domain);
