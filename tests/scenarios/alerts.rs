@@ -77,12 +77,15 @@ async fn every_metric_of_a_rule_or_a_panel_is_one_that_real_processes_show() {
         (answer.0 == 200).then_some(())
     })
     .await;
+    // A stranger without a certificate.
+    squire_tests::tls::echoes(db.inbound(80), None).await.ok();
     let shown = eventually("everything is shown", async || {
         let mut text = String::new();
         for address in [mesh.admin(), web.admin(), db.admin()] {
             text += &http::get(address, "/metrics").await.ok()?.1;
         }
-        text.contains("squire_requests_total").then_some(text)
+        let events = ["squire_requests_total", "squire_handshake_failures_total"];
+        events.iter().all(|name| text.contains(name)).then_some(text)
     })
     .await;
     let shown: BTreeSet<String> = shown

@@ -23,6 +23,7 @@ const PRIORITY: u8 = 0x20;
 const MAX_PAYLOAD: usize = 16_384;
 /// `:authority` in HPACK's static table (RFC 7541, Appendix A).
 const AUTHORITY: usize = 1;
+const NAME: &[u8] = b":authority";
 /// Read at once.
 const CHUNK: usize = 4096;
 
@@ -105,14 +106,17 @@ fn replace_authority(payload: &mut [u8], flags: u8) -> Option<()> {
         if first & 0x80 != 0 || first & 0xe0 == 0x20 {
             continue;
         }
+        let mut named = index == AUTHORITY;
         if index == 0 {
+            // gRPC's C core writes the name out, and never Huffman-coded.
             let (length, start) = integer(block, at, 7)?;
             at = start.checked_add(length)?;
+            named = block.get(start..at)? == NAME;
         }
         let (length, start) = integer(block, at, 7)?;
         let after = start.checked_add(length)?;
         let value = block.get_mut(start..after)?;
-        if index == AUTHORITY && length > 0 {
+        if named && length > 0 {
             value.fill(b'a');
             // The value is plain text now, not Huffman-coded.
             block[at] &= 0x7f;
@@ -253,6 +257,9 @@ mod tests {
             [&[2], &valid[..], &[0, 0]].concat(),
         );
         assert_eq!(through(&all(priority, padded), 5).await, expected);
+        let named = |value: &[u8]| frame(HEADERS, END_HEADERS, &[b"\x40\x0a:authority\x07", value].concat());
+        let sent = [&preface[..], &named(b"tmp%2Fx")].concat();
+        assert_eq!(through(&sent, 9).await, [&preface[..], &named(b"aaaaaaa")].concat());
     }
 
     #[tokio::test]

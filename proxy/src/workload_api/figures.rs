@@ -53,6 +53,7 @@ impl WorkloadApiFigures {
         registry.register(Box::new(figures.refused.clone()))?;
         registry.register(Box::new(figures.not_after.clone()))?;
         for method in METHODS {
+            figures.streams.with_label_values(&[method]);
             for result in ["ok", "failed"] {
                 figures.requests.with_label_values(&[method, result]);
             }
