@@ -44,7 +44,7 @@ impl RotateArgs {
             lead_seconds: if self.at_once { 0 } else { LEAD.as_secs() },
             drop_old: self.drop_old,
         };
-        match perform(&self.place.dir, command)? {
+        match perform(&self.place, command)? {
             Reply::JwtKey { kid } => print(&format!("{kid}\n")),
             other => Err(unexpected(&other)),
         }
