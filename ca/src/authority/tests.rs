@@ -827,7 +827,7 @@ fn a_token_is_logged_and_verifies_under_the_published_bundle_until_it_ends() {
     assert!(verified(&ca, &signed.token, now()));
     assert!(!verified(&ca, &signed.token, now() + crate::jwt::DEFAULT_JWT_TTL));
     assert_eq!(ca.bundle().sequence(), sequence, "signing changes nothing");
-    assert_eq!(ca.verify_log().unwrap().head.count, 4);
+    assert_eq!(ca.verify_log(now()).unwrap().head.count, 4);
     ca.revoke(&Target::Identity(web()), "gone", false, now()).unwrap();
     assert!(matches!(token(&ca, now()), Err(IssueError::Revoked(_))));
     let stranger = attested("spiffe://elsewhere/ns/a/sa/b".parse().unwrap());
