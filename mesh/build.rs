@@ -4,12 +4,14 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use protox::prost::Message as _;
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 11] = [
     "istio/v1/auth/ca.proto",
     "envoy/service/auth/v3/external_auth.proto",
     "envoy/service/discovery/v3/discovery.proto",
     "google/rpc/status.proto",
     "grpc/health/v1/health.proto",
+    "spiffe/workload.proto",
+    "squire/v1/jwt.proto",
     "squire/v1/mesh.proto",
     "squire/v1/policy.proto",
     "squire/v1/report.proto",

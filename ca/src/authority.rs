@@ -3,6 +3,7 @@
 //! in the store. It does not judge who asks: that is the attestors' work.
 
 mod issued;
+mod jwt;
 mod refresh;
 mod revoke;
 mod rotate;
@@ -110,7 +111,10 @@ impl CertificateAuthority {
         let state = found()?;
         let hierarchy = Hierarchy::load(&state)?;
         log.append_blocking(root_event(hierarchy.root()), now)?;
-        let entries = log.append_blocking(intermediate_event(&hierarchy), now)?;
+        let mut entries = log.append_blocking(intermediate_event(&hierarchy), now)?;
+        for key in &state.jwt_keys {
+            entries = log.append_blocking(jwt::jwt_key_event(key), now)?;
+        }
         store.save(&state)?;
         Ok(Status::of(&state, &hierarchy, entries))
     }
@@ -150,6 +154,7 @@ impl CertificateAuthority {
             open_since: Mutex::default(),
         });
         ca.renew_intermediate_if_due(now)?;
+        ca.advance_jwt_keys(now)?;
         Ok(ca)
     }
 

@@ -19,6 +19,7 @@ use squire_mesh::{
 use self::signer::{certificate, check_signature};
 use crate::{
     digest::hex,
+    jwt::{self, JwtKeyError, JwtKeys},
     profile::{self, INTERMEDIATE_LIFE, ProfileError, ROOT_LIFE, Validity},
     secret::Secret,
     state::{IntermediateRecord, Phase, RootRecord, State, VERSION},
@@ -29,6 +30,7 @@ pub struct Hierarchy {
     bundle: TrustBundle,
     root: Signer,
     intermediate: Signer,
+    jwt_keys: JwtKeys,
 }
 
 /// Why certificates and keys do not form a CA.
@@ -65,6 +67,9 @@ pub enum HierarchyError {
     /// The root's key is kept elsewhere, so no intermediate can be signed here.
     #[error("the key of root {0} is not here: sign a new intermediate where it is kept and import it")]
     RootOffline(String),
+    /// A key for JWT-SVIDs is damaged.
+    #[error(transparent)]
+    JwtKey(#[from] JwtKeyError),
     /// No random numbers or an impossible name.
     #[error(transparent)]
     Profile(#[from] ProfileError),
@@ -99,6 +104,7 @@ impl Hierarchy {
             standby: Vec::new(),
             requested: None,
             revocations: Vec::new(),
+            jwt_keys: vec![jwt::first(now)?],
         })
     }
 
@@ -131,10 +137,13 @@ impl Hierarchy {
             root: RootDigest::of(root.der()),
             renew_within: renew_within(&state.phase),
         };
+        let jwt_keys = JwtKeys::load(&state.jwt_keys)?;
+        let bundle = TrustBundle::new(domain, trusted, state.sequence)?.with_signing(signing);
         Ok(Self {
-            bundle: TrustBundle::new(domain, trusted, state.sequence)?.with_signing(signing),
+            bundle: bundle.with_jwt_keys(jwt_keys.published()),
             root,
             intermediate,
+            jwt_keys,
         })
     }
 
@@ -162,6 +171,12 @@ impl Hierarchy {
     #[must_use]
     pub fn signing_root(&self) -> RootDigest {
         RootDigest::of(self.root.der())
+    }
+
+    /// What signs JWT-SVIDs.
+    #[must_use]
+    pub fn jwt_keys(&self) -> &JwtKeys {
+        &self.jwt_keys
     }
 
     /// The root that signs intermediates.

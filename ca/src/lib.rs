@@ -8,6 +8,7 @@ pub mod backup;
 pub mod csr;
 pub mod digest;
 pub mod hierarchy;
+pub mod jwt;
 pub mod log;
 pub mod profile;
 pub mod rate;

@@ -6,6 +6,7 @@ use squire_mesh::spiffe::TrustDomain;
 
 use crate::{
     hierarchy::{Hierarchy, HierarchyError},
+    jwt::JwtKeyRecord,
     revocation::RevocationRecord,
     secret::Secret,
 };
@@ -42,6 +43,9 @@ pub struct State {
     /// What must no longer be trusted although it is signed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revocations: Vec<RevocationRecord>,
+    /// What signs JWT-SVIDs, and what has signed some that may still be shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub jwt_keys: Vec<JwtKeyRecord>,
 }
 
 /// Where a root rotation stands (DESIGN §7).

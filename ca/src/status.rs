@@ -1,6 +1,6 @@
 //! What a CA holds, in a form to show: trust domain, roots, intermediate, phase, count of log entries. Contains no secrets.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use squire_mesh::bundle::TrustBundles;
@@ -8,6 +8,7 @@ use squire_mesh::bundle::TrustBundles;
 use crate::{
     authority::{CaError, INTERMEDIATE_RENEWAL_PERCENT},
     hierarchy::Hierarchy,
+    jwt::{self, JwtKeyRecord},
     log::rfc3339,
     profile::Validity,
     state::{Phase, State},
@@ -29,6 +30,8 @@ pub struct Status {
     pub roots: Vec<RootStatus>,
     /// What signs leaves.
     pub intermediate: IntermediateStatus,
+    /// What signs JWT-SVIDs, and what did so lately.
+    pub jwt_keys: Vec<JwtKeyStatus>,
     /// Entries in the issuance log.
     pub log_entries: u64,
 }
@@ -46,6 +49,18 @@ pub struct RootStatus {
     pub key_present: bool,
     /// RFC 3339.
     pub not_after: String,
+}
+
+/// A key for JWT-SVIDs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct JwtKeyStatus {
+    /// Its ID in tokens and bundle.
+    pub kid: String,
+    /// RFC 3339: it signs from then on, until the next one does.
+    pub signs_from: String,
+    /// RFC 3339: it leaves the bundle then; absent while no other key has been made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retired: Option<String>,
 }
 
 /// The intermediate in use.
@@ -104,6 +119,7 @@ impl Status {
                 renewal: rfc3339(validity.at_percent(INTERMEDIATE_RENEWAL_PERCENT)),
                 validity,
             },
+            jwt_keys: state.jwt_keys.iter().map(|key| jwt_key(state, key)).collect(),
             log_entries,
         }
     }
@@ -113,5 +129,13 @@ impl Status {
     pub fn can_sign(&self, now: SystemTime) -> bool {
         let validity = self.intermediate.validity;
         validity.not_before <= now && now < validity.not_after
+    }
+}
+
+fn jwt_key(state: &State, key: &JwtKeyRecord) -> JwtKeyStatus {
+    JwtKeyStatus {
+        kid: key.kid.clone(),
+        signs_from: rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(key.signs_from)),
+        retired: jwt::retired(&state.jwt_keys, key).map(rfc3339),
     }
 }

@@ -8,10 +8,12 @@ pub mod disk;
 pub(crate) mod faults;
 mod lock;
 mod permissions;
+mod watched;
 
 pub use cluster::{ClusterStore, STATE_SECRET};
 pub use dir::DirStore;
 pub use lock::Owner;
+pub use watched::{Alarm, OPERATIONS, Watched};
 
 use std::{
     io::{self, Read},

@@ -7,6 +7,7 @@ mod failure;
 mod import;
 mod init;
 mod issue;
+mod jwt;
 mod log;
 mod remote;
 mod revoke;
@@ -41,6 +42,7 @@ enum CaCommand {
     Token(token::Args),
     Issue(issue::Args),
     Log(log::Args),
+    RotateJwtKey(jwt::RotateArgs),
     Revoke(revoke::Args),
     Unrevoke(revoke::UnrevokeArgs),
     Revoked(revoke::RevokedArgs),
@@ -128,6 +130,7 @@ impl Args {
             CaCommand::Token(args) => args.run(),
             CaCommand::Issue(args) => args.run(),
             CaCommand::Log(args) => args.run(),
+            CaCommand::RotateJwtKey(args) => args.run(),
             CaCommand::Revoke(args) => args.run(),
             CaCommand::Unrevoke(args) => args.run(),
             CaCommand::Revoked(args) => args.run(),

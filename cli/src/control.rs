@@ -3,7 +3,8 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use squire_control::{
-    config::{Config, JwtConfig, Kubernetes, Objects, ROTATE_ROOT_AT},
+    config::{BundleEndpoints, Config, JwtConfig, Kubernetes, Objects, ROTATE_ROOT_AT},
+    federation::WebCertificate,
     source::kubernetes::Access,
 };
 use squire_mesh::{ports, spiffe::TrustDomain};
@@ -25,6 +26,8 @@ Examples:
       serves proxies on other machines
   squire control --dir mesh/ --jwks keys.json --jwt-issuer https://kubernetes.default.svc --jwt-audience squire-ca
       accepts projected service-account tokens
+  squire control --dir mesh/ --bundle-endpoint 0.0.0.0:8443
+      lets other meshes fetch our trust bundle; whom we federate with stands in the mesh settings (MeshConfig)
   curl localhost:15014/debug/problems
       what is wrong with the files, and which state is in force instead
 
@@ -94,6 +97,34 @@ pub(crate) struct Args {
     /// Percent of the root's life after which it is rotated by itself; 0: never. A root that you brought is never rotated by itself
     #[arg(long, value_name = "N", default_value_t = ROTATE_ROOT_AT, value_parser = clap::value_parser!(u32).range(0..=95), help_heading = "CA")]
     rotate_root_at: u32,
+    /// Serve our trust bundle to other meshes here, under the control plane's SVID (profile https_spiffe)
+    #[arg(long, value_name = "ADDR", help_heading = "Federation")]
+    bundle_endpoint: Option<SocketAddr>,
+    /// Serve it here too, under a certificate of the web (profile https_web)
+    #[arg(long, value_name = "ADDR", requires_all = ["bundle_endpoint_cert", "bundle_endpoint_key"], help_heading = "Federation")]
+    bundle_endpoint_web: Option<SocketAddr>,
+    /// The certificate chain for --bundle-endpoint-web, PEM; read again when it changes
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "bundle_endpoint_web",
+        help_heading = "Federation"
+    )]
+    bundle_endpoint_cert: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "bundle_endpoint_web",
+        help_heading = "Federation"
+    )]
+    bundle_endpoint_key: Option<PathBuf>,
+    /// How often other meshes should look for changes
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400), help_heading = "Federation")]
+    bundle_refresh_hint: u64,
+    /// Where the bundles of other trust domains are kept [default: the name of --ca-dir with `-federation` appended]
+    #[arg(long, value_name = "DIR", help_heading = "Federation")]
+    federation_dir: Option<PathBuf>,
     /// Most connections open at once on --grpc
     #[arg(long, value_name = "N", default_value_t = 20_000, help_heading = "Limits")]
     max_connections: usize,
@@ -116,7 +147,7 @@ impl Args {
     }
 
     fn into_config(self) -> Config {
-        let beside = self.dir.as_deref().map(beside);
+        let ca_beside = self.dir.as_deref().map(|dir| beside(dir, "ca"));
         let objects = match self.dir {
             Some(dir) => Objects::Directory(dir),
             None => Objects::Kubernetes(Kubernetes {
@@ -130,8 +161,18 @@ impl Args {
             }),
         };
         // With a cluster and no directory, the replicas share a CA in it.
-        let ca_dir = self.ca_dir.or(beside).unwrap_or_default();
+        let ca_dir = self.ca_dir.or(ca_beside).unwrap_or_default();
+        // Without a directory of its own there is none to keep bundles beside: they are fetched anew after a start.
+        let federation_dir = (!ca_dir.as_os_str().is_empty()).then(|| beside(&ca_dir, "federation"));
         let mut config = Config::of(objects, ca_dir, self.trust_domain);
+        config.federation_dir = self.federation_dir.or(federation_dir);
+        let certificate = self.bundle_endpoint_cert.zip(self.bundle_endpoint_key);
+        let certificate = certificate.map(|(certificate, key)| WebCertificate { certificate, key });
+        config.bundle_endpoints = BundleEndpoints {
+            spiffe: self.bundle_endpoint,
+            web: self.bundle_endpoint_web.zip(certificate),
+            refresh_hint: Duration::from_secs(self.bundle_refresh_hint),
+        };
         config.grpc = self.grpc;
         config.admin = self.admin;
         config.cluster_domain = self.cluster_domain;
@@ -151,12 +192,12 @@ impl Args {
 }
 
 /// `mesh-ca` for `mesh/`: beside the objects, never among them.
-fn beside(dir: &std::path::Path) -> PathBuf {
+fn beside(dir: &std::path::Path, what: &str) -> PathBuf {
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     let name = absolute
         .file_name()
         .map_or_else(|| "mesh".into(), |name| name.to_string_lossy());
-    absolute.with_file_name(format!("{name}-ca"))
+    absolute.with_file_name(format!("{name}-{what}"))
 }
 
 impl From<squire_control::ControlError> for Failure {
@@ -175,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_ca_is_kept_beside_the_objects() {
-        assert_eq!(beside("/etc/mesh/".as_ref()), PathBuf::from("/etc/mesh-ca"));
-        assert!(beside("mesh".as_ref()).ends_with("mesh-ca"));
+        assert_eq!(beside("/etc/mesh/".as_ref(), "ca"), PathBuf::from("/etc/mesh-ca"));
+        assert!(beside("mesh".as_ref(), "ca").ends_with("mesh-ca"));
     }
 }

@@ -18,6 +18,7 @@ mod install;
 mod logs;
 mod output;
 mod policy;
+mod status;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,7 @@ Examples:
   squire install | kubectl apply -f -        puts the mesh into a cluster; `squire check` says whether it stands
   squire policy check -f mesh/               what is wrong with the policies in mesh/
   squire connections shop/db --watch         live connections, with identities, bytes and verdict
+  squire status --forecast                   what would fail when, if the control plane stopped now
   squire control --help                      every command has its own help, with examples
 
 Exit codes: 0 ok, 1 finding or denied, 2 usage, 69 unavailable, 78 configuration.
@@ -58,6 +60,7 @@ enum Command {
     Injector(injector::Args),
     Install(install::Args),
     Policy(policy::Args),
+    Status(status::Args),
     Uninstall(install::Uninstall),
 }
 
@@ -76,6 +79,7 @@ impl Command {
             Self::Injector(args) => args.run(),
             Self::Install(args) => args.run(),
             Self::Policy(args) => args.run(),
+            Self::Status(args) => args.run(),
             Self::Uninstall(args) => args.run(),
         }
     }

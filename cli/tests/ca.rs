@@ -49,7 +49,7 @@ fn a_ca_is_made_once_and_tells_its_state_in_three_forms() {
     let temp = founded();
     let status = json(&squire(temp.path(), &["status", "-o", "json"]));
     assert_eq!(status["trust_domain"], "cluster.local");
-    assert_eq!(status["log_entries"], 2);
+    assert_eq!(status["log_entries"], 3);
     let yaml: serde_yaml_ng::Value =
         serde_yaml_ng::from_str(&out(&squire(temp.path(), &["status", "-o", "yaml"]))).unwrap();
     assert_eq!(yaml["bundle_digest"].as_str(), status["bundle_digest"].as_str());

@@ -125,7 +125,7 @@ impl Compiler<'_> {
             return None;
         }
         let object = format!("Pod {}", pod.key);
-        let identity = self.identity(object, &pod.key.namespace, &pod.service_account)?;
+        let identity = self.identity(object, None, &pod.key.namespace, &pod.service_account)?;
         Some(Workload {
             namespace: Arc::clone(&pod.key.namespace),
             name: Arc::clone(&pod.key.name),
@@ -150,7 +150,8 @@ impl Compiler<'_> {
         let uid = WorkloadUid::entry(&entry.key.namespace, &entry.key.name);
         let identity = match &entry.service_account {
             Some(account) => {
-                Some(self.identity(format!("WorkloadEntry {}", entry.key), &entry.key.namespace, account)?)
+                let (object, domain) = (format!("WorkloadEntry {}", entry.key), entry.trust_domain.as_ref());
+                Some(self.identity(object, domain, &entry.key.namespace, account)?)
             }
             None => None,
         };
@@ -240,8 +241,15 @@ impl Compiler<'_> {
         }
     }
 
-    fn identity(&mut self, object: String, namespace: &str, account: &str) -> Option<SpiffeId> {
-        match SpiffeId::workload(&self.settings.trust_domain, namespace, account) {
+    /// In our trust domain, unless the object names another.
+    fn identity(
+        &mut self,
+        object: String,
+        domain: Option<&TrustDomain>,
+        namespace: &str,
+        account: &str,
+    ) -> Option<SpiffeId> {
+        match SpiffeId::workload(domain.unwrap_or(&self.settings.trust_domain), namespace, account) {
             Ok(id) => Some(id),
             Err(error) => {
                 self.remark(

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use squire_mesh::{ports, spiffe::TrustDomain};
 
-use crate::source::kubernetes::Access;
+use crate::{federation::WebCertificate, source::kubernetes::Access};
 
 /// The configuration of a control plane.
 #[derive(Clone, Debug)]
@@ -30,6 +30,10 @@ pub struct Config {
     pub trust_bundle_file: Option<PathBuf>,
     /// The share of its root's life, in percent, after which the CA rotates it by itself; `None`: never.
     pub rotate_root_at: Option<u32>,
+    /// Where our trust bundle is served to other meshes.
+    pub bundle_endpoints: BundleEndpoints,
+    /// Where bundles of other trust domains are kept; `None`: they are fetched anew after each start.
+    pub federation_dir: Option<PathBuf>,
     /// What one control plane takes on.
     pub limits: Limits,
 }
@@ -76,6 +80,27 @@ pub enum CaKey {
 
 /// When a root is rotated by itself unless configured otherwise, in percent of its life: two years of ten are left.
 pub const ROTATE_ROOT_AT: u32 = 80;
+
+/// Where our trust bundle is served to other meshes (SPIFFE Federation 5.2).
+#[derive(Clone, Debug)]
+pub struct BundleEndpoints {
+    /// `https_spiffe`: it shows the control plane's SVID.
+    pub spiffe: Option<SocketAddr>,
+    /// `https_web`: it shows a certificate of the web.
+    pub web: Option<(SocketAddr, WebCertificate)>,
+    /// How often others should look for changes.
+    pub refresh_hint: Duration,
+}
+
+impl Default for BundleEndpoints {
+    fn default() -> Self {
+        Self {
+            spiffe: None,
+            web: None,
+            refresh_hint: Duration::from_secs(300),
+        }
+    }
+}
 
 /// Bearer tokens accepted by the CA: OIDC JWTs, as Kubernetes projects them.
 #[derive(Clone, Debug)]
@@ -134,6 +159,8 @@ impl Config {
             ca_key: None,
             trust_bundle_file: None,
             rotate_root_at: Some(ROTATE_ROOT_AT),
+            bundle_endpoints: BundleEndpoints::default(),
+            federation_dir: None,
             limits: Limits::default(),
         }
     }

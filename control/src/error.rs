@@ -41,6 +41,9 @@ pub enum ControlError {
     /// The gRPC server failed.
     #[error("the gRPC endpoint failed: {0}")]
     Serve(#[from] tonic::transport::Error),
+    /// The certificate of a bundle endpoint cannot be used.
+    #[error("the bundle endpoint (--bundle-endpoint-web) cannot start: {0}")]
+    BundleEndpoint(String),
     /// Signals cannot be received.
     #[error("signals cannot be received: {0}")]
     Signals(io::Error),
@@ -70,7 +73,9 @@ impl ControlError {
     /// something to become available (69).
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Configuration(_) | Self::Ca { .. } | Self::Access(_) | Self::Tokens(_) => true,
+            Self::Configuration(_) | Self::Ca { .. } | Self::Access(_) | Self::Tokens(_) | Self::BundleEndpoint(_) => {
+                true
+            }
             Self::Listen { .. } | Self::Serve(_) | Self::Signals(_) | Self::Metrics(_) | Self::Interrupted(_) => false,
         }
     }

@@ -15,18 +15,22 @@ use squire_ca::{
     admin,
     attest::{Attestor, JoinTokens, Oidc, OidcConfig, Renewal, ServiceAccounts},
     authority::{CertificateAuthority, OWN},
+    jwt::JwtIssuingService,
     roster::Evidence,
     seal::Seal,
     service::{IssuingService, Observer, PeerIdentity},
-    store::{DirStore, Store},
+    store::{Alarm, DirStore, OPERATIONS, Store, Watched},
 };
 use squire_mesh::{
     bundle::{TrustBundle, TrustBundles},
     ports,
     spiffe::SpiffeId,
     svid::{Revocations, Role, identify},
-    tls::{ClientAuth, Svid, server_config},
-    wire::ca::istio_certificate_service_server::IstioCertificateServiceServer,
+    tls::{ClientAuth, Svid, open_server_config, server_config},
+    wire::{
+        ca::istio_certificate_service_server::IstioCertificateServiceServer,
+        squire::jwt_svid_service_server::JwtSvidServiceServer,
+    },
 };
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -35,6 +39,7 @@ use tonic::{Request, Status, service::interceptor::InterceptedService};
 use crate::{
     config::{CaKey, Config, JwtConfig},
     error::ControlError,
+    expiry::{Expiries, Expiry},
     listener::Tls,
     metrics::{Metrics, count},
     peer::Peer,
@@ -64,6 +69,10 @@ pub struct Issuing {
 pub type IssuingServer =
     InterceptedService<IstioCertificateServiceServer<IssuingService>, fn(Request<()>) -> Result<Request<()>, Status>>;
 
+/// The service of JWT-SVIDs, likewise.
+pub type JwtIssuingServer =
+    InterceptedService<JwtSvidServiceServer<JwtIssuingService>, fn(Request<()>) -> Result<Request<()>, Status>>;
+
 impl Issuing {
     /// Opens the CA of a configuration, or founds one where there is none, and issues our own certificate. `tasks` keep
     /// both in order until `stop`. Where it is shared by the replicas of a cluster, the one that leads founds it.
@@ -79,11 +88,12 @@ impl Issuing {
     ) -> Result<Self, ControlError> {
         let place = shared.as_ref().map_or_else(|| config.ca_dir.clone(), Shared::place);
         let failed = |error: &dyn std::fmt::Display| ControlError::ca(&place, &error);
+        let alarm = alarm(metrics).map_err(ControlError::Metrics)?;
         let reviewer = shared.as_ref().map(Shared::client);
         let (ca, store, directory) = match shared {
             Some(shared) => {
                 let (ca, store) = shared
-                    .open(&config.trust_domain)
+                    .open(&config.trust_domain, alarm)
                     .await
                     .map_err(|error| failed(&error))?;
                 tasks.spawn(until(stop.clone(), shared.maintain(Arc::clone(&ca))));
@@ -94,7 +104,8 @@ impl Issuing {
             None => {
                 let (dir, domain) = (config.ca_dir.clone(), config.trust_domain.clone());
                 let key = config.ca_key.clone();
-                let opened = tokio::task::spawn_blocking(move || open_or_found(&dir, key.as_ref(), &domain)).await;
+                let opened =
+                    tokio::task::spawn_blocking(move || open_or_found(&dir, key.as_ref(), &domain, alarm)).await;
                 let (ca, directory) = opened
                     .map_err(|_| ControlError::Interrupted("opening the CA"))?
                     .map_err(|error| failed(&error))?;
@@ -158,6 +169,23 @@ impl Issuing {
         Box::new(Evidenced(Arc::clone(&self.ca)))
     }
 
+    /// When what the CA signs with ends, and our own certificate.
+    pub fn expiries(&self) -> Expiries {
+        let (ca, tls) = (Arc::clone(&self.ca), self.tls());
+        Arc::new(move || {
+            let bundle = ca.bundle();
+            let roots = bundle.roots().iter();
+            let mut all: Vec<_> = roots
+                .map(|root| Expiry::new("root", root.digest().to_string(), root.not_after()))
+                .collect();
+            all.push(Expiry::new("intermediate", String::new(), ca.intermediate_ends()));
+            all.extend(ca.jwt_key_ends().map(|(kid, end)| Expiry::new("jwt_key", kid, end)));
+            let svid = Arc::clone(&tls.borrow().svid);
+            all.push(Expiry::new("control_svid", svid.serial().to_string(), svid.not_after()));
+            all
+        })
+    }
+
     /// What is revoked.
     pub fn revocations(&self) -> watch::Receiver<Arc<Revocations>> {
         self.ca.watch_revocations()
@@ -192,11 +220,35 @@ impl Issuing {
             let oidc = Oidc::new(config, domain).map_err(|error| ControlError::Tokens(error.to_string()))?;
             attestors.push(Box::new(oidc));
         }
-        let observer = Counting::new(&self.metrics).map_err(ControlError::Metrics)?;
+        let observer = Counting::new(&self.metrics, "squire_ca", "certificates").map_err(ControlError::Metrics)?;
         let service = IssuingService::new(Arc::clone(&self.ca), attestors, revoked, Arc::new(observer));
         let service = service.limited(self.issue_rate);
         Ok(InterceptedService::new(service.into_server(), name_peer))
     }
+
+    /// The service of JWT-SVIDs.
+    ///
+    /// # Errors
+    /// When its metrics are there already.
+    pub fn jwt_service(&self, revoked: watch::Receiver<Arc<Revocations>>) -> Result<JwtIssuingServer, ControlError> {
+        let observer = Counting::new(&self.metrics, "squire_ca_jwt", "JWT-SVIDs").map_err(ControlError::Metrics)?;
+        let domain = self.ca.trust_domain().clone();
+        let service = JwtIssuingService::new(Arc::clone(&self.ca), domain, revoked, Arc::new(observer));
+        Ok(InterceptedService::new(service.into_server(), name_peer))
+    }
+}
+
+/// Counts failures of the CA's store.
+fn alarm(metrics: &Metrics) -> Result<Alarm, prometheus::Error> {
+    let failures = Opts::new("store_failures_total", "Operations of the CA's store that failed").namespace("squire_ca");
+    let failures = IntCounterVec::new(failures, &["operation"])?;
+    metrics.register(failures.clone())?;
+    for operation in OPERATIONS {
+        failures.with_label_values(&[operation]);
+    }
+    Ok(Arc::new(move |operation| {
+        failures.with_label_values(&[operation]).inc()
+    }))
 }
 
 /// Our own identity, which proxies expect when they dial.
@@ -220,6 +272,7 @@ fn open_or_found(
     dir: &Path,
     key: Option<&CaKey>,
     domain: &squire_mesh::spiffe::TrustDomain,
+    alarm: Alarm,
 ) -> Result<Opened, squire_ca::authority::CaError> {
     let now = SystemTime::now();
     let seal = match key {
@@ -236,7 +289,7 @@ fn open_or_found(
     if store.seal_if_plain()? {
         tracing::info!("the CA's state was kept in plain text and is encrypted from now on");
     }
-    let shared: Arc<dyn Store> = Arc::<DirStore>::clone(&store);
+    let shared: Arc<dyn Store> = Arc::new(Watched::new(Arc::<DirStore>::clone(&store), alarm));
     if shared.load()?.is_none() {
         CertificateAuthority::init(&shared, domain, now)?;
         tracing::info!(dir = %dir.display(), %domain, "there was no CA here: a new one has been founded");
@@ -247,7 +300,13 @@ fn open_or_found(
 fn settings(svid: &Arc<Svid>, bundle: &TrustBundle) -> Tls {
     let bundles = Arc::new(TrustBundles::new([bundle.clone()]));
     let config = server_config(Arc::clone(svid), Arc::clone(&bundles), ClientAuth::Optional, &[b"h2"]);
-    Tls { config, bundles }
+    let open = open_server_config(svid, &[b"http/1.1"]);
+    Tls {
+        config,
+        open,
+        svid: Arc::clone(svid),
+        bundles,
+    }
 }
 
 /// Hands reports on to the CA.
@@ -382,7 +441,7 @@ fn name_peer(mut request: Request<()>) -> Result<Request<()>, Status> {
     Ok(request)
 }
 
-/// Counts what the issuing service does.
+/// Counts what an issuing service does.
 struct Counting {
     issued: IntCounterVec,
     refused: IntCounterVec,
@@ -390,16 +449,19 @@ struct Counting {
 }
 
 impl Counting {
-    fn new(metrics: &Metrics) -> Result<Self, prometheus::Error> {
-        let opts = |name: &str, help: &str| Opts::new(name, help).namespace("squire_ca");
-        let issued = opts("issued_total", "Certificates issued, by what proved the identity");
-        let refused = opts("refused_total", "Certificates refused, by reason");
-        let seconds = HistogramOpts::new("issue_seconds", "Time to attest, sign and log").namespace("squire_ca");
+    fn new(metrics: &Metrics, namespace: &str, what: &str) -> Result<Self, prometheus::Error> {
+        let opts = |name: &str, help: String| Opts::new(name, help).namespace(namespace);
+        let issued = opts("issued_total", format!("Issued {what}, by what proved the identity"));
+        let refused = opts("refused_total", format!("Refused {what}, by reason"));
+        let seconds = HistogramOpts::new("issue_seconds", "Time to attest, sign and log").namespace(namespace);
         let counting = Self {
             issued: IntCounterVec::new(issued, &["attestor"])?,
             refused: IntCounterVec::new(refused, &["reason"])?,
             seconds: Histogram::with_opts(seconds.buckets(prometheus::exponential_buckets(0.0005, 2.0, 14)?))?,
         };
+        // A figure that is not there yet cannot be told from one that is not measured.
+        counting.issued.with_label_values(&["svid"]);
+        counting.refused.with_label_values(&["revoked"]);
         metrics.register(counting.issued.clone())?;
         metrics.register(counting.refused.clone())?;
         metrics.register(counting.seconds.clone())?;

@@ -15,7 +15,7 @@ use rustls::ServerConfig;
 use squire_mesh::{
     bundle::TrustBundles,
     svid::{Revocations, Role, identify},
-    tls::identify_error_in_io,
+    tls::{Svid, identify_error_in_io},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -39,6 +39,10 @@ use crate::{
 pub struct Tls {
     /// With our certificate, and client certificates optional.
     pub config: Arc<ServerConfig>,
+    /// With our certificate, and nobody asked for theirs: for what is public.
+    pub open: Arc<ServerConfig>,
+    /// That certificate.
+    pub svid: Arc<Svid>,
     /// The roots that client certificates are judged by.
     pub bundles: Arc<TrustBundles>,
 }

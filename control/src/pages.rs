@@ -1,6 +1,6 @@
 //! What the admin endpoint shows of a control plane.
 
-use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+use std::{collections::BTreeMap, fmt::Write, sync::Arc, time::SystemTime};
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -12,6 +12,8 @@ use tokio::sync::watch;
 
 use crate::{
     admin::{Answer, Pages},
+    federation::Views,
+    forecast::Forecaster,
     manifest::Severity,
     metrics::Metrics,
     pipeline::Status,
@@ -30,6 +32,8 @@ pub struct ControlPages {
     pub(crate) bundle: watch::Receiver<Arc<TrustBundle>>,
     /// What the CA holds; blocks.
     pub(crate) ca: Box<dyn Fn() -> Result<Value, String> + Send + Sync>,
+    pub(crate) federation: Views,
+    pub(crate) forecaster: Forecaster,
 }
 
 const INDEX: &str = "\
@@ -41,6 +45,8 @@ const INDEX: &str = "\
 /debug/objects    the workloads, services and policies in force
 /ca/status        what the CA holds
 /ca/bundle        the roots that everybody must trust, as PEM
+/debug/forecast   what fails when, if the control plane stopped now; what the CA signs with, and until when
+/debug/federation the bundles of other trust domains, and when each was last seen at its endpoint
 ";
 
 impl Pages for ControlPages {
@@ -49,11 +55,8 @@ impl Pages for ControlPages {
             "/" => Answer::text(StatusCode::OK, INDEX),
             "/live" => Answer::text(StatusCode::OK, "live\n"),
             "/ready" => self.ready(),
-            "/metrics" => Answer {
-                status: StatusCode::OK,
-                content_type: "text/plain; version=0.0.4; charset=utf-8",
-                body: self.metrics.render(),
-            },
+            "/metrics" => self.figures(),
+            "/debug/forecast" => Answer::json(&self.forecaster.look(SystemTime::now())),
             "/debug/sync" => Answer::json(&self.sync()),
             "/debug/problems" => Answer::json(&self.problems()),
             "/debug/objects" => Answer::json(&self.objects()),
@@ -63,12 +66,22 @@ impl Pages for ControlPages {
                 Ok(status) => Answer::json(&status),
                 Err(why) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, format!("the CA cannot tell: {why}\n")),
             },
+            "/debug/federation" => Answer::json(&self.federation.all()),
             _ => return None,
         })
     }
 }
 
 impl ControlPages {
+    fn figures(&self) -> Answer {
+        self.forecaster.look(SystemTime::now());
+        Answer {
+            status: StatusCode::OK,
+            content_type: "text/plain; version=0.0.4; charset=utf-8",
+            body: self.metrics.render(),
+        }
+    }
+
     fn ready(&self) -> Answer {
         let status = self.status.borrow();
         if status.complete {

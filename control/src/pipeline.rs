@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     compile::{self, Mesh, Settings},
+    federation::{Federated, configured},
     manifest::{Object, Problem, Severity},
     metrics::Metrics,
     push::{Catalog, Content, Encoder, Identities, Kind, Published, Resource},
@@ -77,6 +78,7 @@ pub struct Pipeline<S> {
     catalog: Arc<Catalog>,
     metrics: Metrics,
     status: watch::Sender<Arc<Status>>,
+    federated: watch::Sender<Option<Arc<[Federated]>>>,
     logged: BTreeSet<String>,
 }
 
@@ -95,6 +97,7 @@ impl<S: Source> Pipeline<S> {
             catalog,
             metrics,
             status,
+            federated: watch::Sender::new(None),
             logged: BTreeSet::new(),
         }
     }
@@ -102,6 +105,11 @@ impl<S: Source> Pipeline<S> {
     /// Tells what is known and thought.
     pub fn status(&self) -> watch::Receiver<Arc<Status>> {
         self.status.subscribe()
+    }
+
+    /// Tells which trust domains are federated with; `None` until that is known.
+    pub fn federated(&self) -> watch::Receiver<Option<Arc<[Federated]>>> {
+        self.federated.subscribe()
     }
 
     /// Follows the source until `stop`.
@@ -166,6 +174,14 @@ impl<S: Source> Pipeline<S> {
         self.metrics.tables_compiled.inc_by(policies.compiled as u64);
         if complete {
             self.publish(&mesh, policies.resources, started);
+            let federated = configured(others.iter().map(|object| &**object));
+            self.federated.send_if_modified(|known| {
+                let changed = known.as_deref() != Some(&federated[..]);
+                if changed {
+                    *known = Some(federated.into());
+                }
+                changed
+            });
         }
         self.interner.trim();
         self.log(&problems);

@@ -17,6 +17,8 @@ use crate::{
     compile::Settings,
     config::{Config, Kubernetes, Objects},
     error::ControlError,
+    federation::{Endpoints, Federated, Federation, FederationFigures},
+    forecast::Forecaster,
     issuing::{Issuing, Shared},
     lease::Candidate,
     listener::Door,
@@ -99,9 +101,9 @@ impl Running {
         let shared = shared.map(Member::shared_ca);
         let issuing = Issuing::open(&config, shared, &metrics, &stop, &tasks).await?;
         let ca_store = issuing.store();
-        let (status, gone) = parts.follow_objects(cluster.as_ref());
+        let (followed, gone) = parts.follow_objects(cluster.as_ref());
         let revoked = parts.all_revoked(issuing.revocations(), gone);
-        let issuer = issuing.service(revoked.clone())?;
+        let (issuer, jwt_issuer) = (issuing.service(revoked.clone())?, issuing.jwt_service(revoked.clone())?);
         let reports = Reports::new(Arc::clone(&catalog), metrics.clone());
         reports.heard_by(issuing.witness());
         let ads = Ads::new(
@@ -111,14 +113,25 @@ impl Running {
             revoked.clone(),
             stop.clone(),
         );
+        let figures = FederationFigures::register(&metrics).map_err(ControlError::Metrics)?;
+        let (federation, federated, federation_views) = Federation::new(
+            config.trust_domain.clone(),
+            followed.federated,
+            config.federation_dir.clone(),
+            figures,
+        );
+        serve_bundle(&config, &issuing, &stop, &tasks).await?;
         let pages = ControlPages {
             metrics: metrics.clone(),
-            status,
+            status: followed.status,
             catalog: Arc::clone(&catalog),
             fleet,
             reports: Arc::clone(&reports),
             bundle: issuing.bundle(),
             ca: Box::new(issuing.view()),
+            federation: federation_views,
+            forecaster: Forecaster::new(Arc::clone(&reports), issuing.expiries(), &metrics)
+                .map_err(ControlError::Metrics)?,
         };
 
         let door = Door {
@@ -140,6 +153,7 @@ impl Running {
                     .max_concurrent_streams(16)
                     .http2_max_header_list_size(16 * 1024)
                     .add_service(issuer)
+                    .add_service(jwt_issuer)
                     .add_service(ads)
                     .add_service(reports.service())
                     .serve_with_incoming_shutdown(door.open(grpc), stop.clone().cancelled_owned()),
@@ -155,7 +169,14 @@ impl Running {
             metrics.clone(),
             stop.clone(),
         ));
-        tasks.spawn(publish_bundle(issuing.bundle(), catalog, metrics, stop.clone()));
+        tasks.spawn(federation.run(stop.clone()));
+        tasks.spawn(publish_bundles(
+            issuing.bundle(),
+            federated,
+            catalog,
+            metrics,
+            stop.clone(),
+        ));
         tasks.spawn(sweep(reports, stop.clone()));
         tasks.spawn(admin::serve(admin, Arc::new(pages), stop));
         tracing::info!(grpc = %grpc_address, admin = %admin_address, objects = %config.objects, "the control plane has started");
@@ -225,6 +246,13 @@ impl Member {
     }
 }
 
+/// What the objects tell, beside what is published.
+struct Followed {
+    status: watch::Receiver<Arc<Status>>,
+    /// Which trust domains are federated with; `None` until that is known.
+    federated: watch::Receiver<Option<Arc<[Federated]>>>,
+}
+
 type Revoked = watch::Receiver<Arc<Revocations>>;
 
 impl Parts<'_> {
@@ -252,7 +280,7 @@ impl Parts<'_> {
     }
 
     /// Starts to follow the objects, wherever they come from. Besides, who is revoked because of them.
-    fn follow_objects(&self, member: Option<&Member>) -> (watch::Receiver<Arc<Status>>, Option<Revoked>) {
+    fn follow_objects(&self, member: Option<&Member>) -> (Followed, Option<Revoked>) {
         let Some(member) = member else {
             // Without a cluster there is a directory.
             let dir = match &self.config.objects {
@@ -289,15 +317,18 @@ impl Parts<'_> {
     }
 
     /// Publishes what a source says.
-    fn publish<S: Source>(&self, source: S) -> watch::Receiver<Arc<Status>> {
+    fn publish<S: Source>(&self, source: S) -> Followed {
         let settings = Settings {
             trust_domain: self.config.trust_domain.clone(),
             cluster_domain: self.config.cluster_domain.clone(),
         };
         let pipeline = Pipeline::new(source, settings, Arc::clone(self.catalog), self.metrics.clone());
-        let status = pipeline.status();
+        let followed = Followed {
+            status: pipeline.status(),
+            federated: pipeline.federated(),
+        };
         self.tasks.spawn(pipeline.run(self.stop.clone()));
-        status
+        followed
     }
 
     /// What the CA has revoked, and what is revoked because of the objects.
@@ -349,23 +380,55 @@ async fn publish_revocations(
     }
 }
 
-/// Pushes the CA's roots whenever they change.
-async fn publish_bundle(
-    mut bundles: watch::Receiver<Arc<TrustBundle>>,
+/// Opens the bundle endpoints that are configured.
+async fn serve_bundle(
+    config: &Config,
+    issuing: &Issuing,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<(), ControlError> {
+    let wanted = &config.bundle_endpoints;
+    let endpoints = Endpoints::new(issuing.bundle(), wanted.refresh_hint, stop.clone());
+    if let Some(address) = wanted.spiffe {
+        let listener = listen("the bundle endpoint (--bundle-endpoint)", address).await?;
+        tracing::info!(address = %local(&listener, address), "our bundle is served (https_spiffe)");
+        tasks.spawn(endpoints.clone().serve_spiffe(listener, issuing.tls()));
+    }
+    if let Some((address, files)) = &wanted.web {
+        let listener = listen("the bundle endpoint (--bundle-endpoint-web)", *address).await?;
+        tracing::info!(address = %local(&listener, *address), "our bundle is served (https_web)");
+        let serving = endpoints.serve_web(listener, files.clone());
+        tasks.spawn(serving.map_err(ControlError::BundleEndpoint)?);
+    }
+    Ok(())
+}
+
+/// Pushes our CA's bundle, and beside it those of other trust domains, whenever one of them changes.
+async fn publish_bundles(
+    mut own: watch::Receiver<Arc<TrustBundle>>,
+    mut federated: watch::Receiver<Arc<[TrustBundle]>>,
     catalog: Arc<Catalog>,
     metrics: Metrics,
     stop: CancellationToken,
 ) {
     loop {
-        let bundle = Arc::clone(&bundles.borrow_and_update());
-        let name = bundle.trust_domain().as_str().into();
-        let resource = Resource::new(Kind::TrustBundle, name, &wire::TrustBundle::from(&*bundle));
-        for (kind, published) in catalog.publish([(Kind::TrustBundle, vec![resource])], None) {
+        let bundle = Arc::clone(&own.borrow_and_update());
+        let others = Arc::clone(&federated.borrow_and_update());
+        let resource = |bundle: &TrustBundle| {
+            let name = bundle.trust_domain().as_str().into();
+            Resource::new(Kind::TrustBundle, name, &wire::TrustBundle::from(bundle))
+        };
+        let strangers = others
+            .iter()
+            .filter(|other| other.trust_domain() != bundle.trust_domain());
+        let resources = std::iter::once(&*bundle).chain(strangers).map(resource).collect();
+        for (kind, published) in catalog.publish([(Kind::TrustBundle, resources)], None) {
             record(&metrics, kind, published);
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            changed = bundles.changed() => if changed.is_err() { return },
+            changed = own.changed() => if changed.is_err() { return },
+            changed = federated.changed() => if changed.is_err() { return },
         }
     }
 }

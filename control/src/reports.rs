@@ -34,6 +34,8 @@ const GONE: Duration = Duration::from_secs(15 * 60);
 const MAX_REPORTS: usize = 200_000;
 /// Longest text in a report.
 const MAX_TEXT: usize = 512;
+/// A clock that is further than this from ours is worth a word: certificates are backdated by five minutes.
+const SKEWED: i64 = 60;
 /// Largest report.
 const MAX_MESSAGE: usize = 1024 * 1024;
 
@@ -54,6 +56,8 @@ pub struct ReportView {
     pub svid_serial: String,
     /// When its SVID ends, in seconds since the epoch.
     pub svid_not_after: i64,
+    /// When its SVID is going to be renewed, in seconds since the epoch; 0: it does not say.
+    pub svid_renew_at: i64,
     /// Where its admin endpoint is.
     pub admin_address: String,
     /// Its version.
@@ -72,6 +76,20 @@ pub struct ReportView {
 pub trait Witness: Send + Sync {
     /// This workload, with this identity, has reported.
     fn saw(&self, id: &SpiffeId, workload: &str, report: &ReportView, now: SystemTime);
+}
+
+impl ReportView {
+    /// Whether the proxy has not reported for so long that it is taken for gone.
+    #[must_use]
+    pub fn is_gone(&self, now: SystemTime) -> bool {
+        epoch_seconds(now).saturating_sub(self.received) >= GONE.as_secs()
+    }
+}
+
+/// Whether a clock is too far from ours.
+#[must_use]
+pub(crate) fn is_skewed(seconds: i64) -> bool {
+    seconds.abs() > SKEWED
 }
 
 /// The last reports of all proxies.
@@ -139,6 +157,7 @@ impl Reports {
             svid_root: report.svid_root,
             svid_serial: report.svid_serial,
             svid_not_after: report.svid_not_after,
+            svid_renew_at: report.svid_renew_at,
             admin_address: report.admin_address,
             version: report.version,
             clock_skew: report.now.saturating_sub_unsigned(received),
@@ -148,6 +167,20 @@ impl Reports {
         };
         if let Some(witness) = self.witness.get() {
             witness.saw(id, uid.as_str(), &view, now);
+        }
+        if is_skewed(view.clock_skew)
+            && !self
+                .lock()
+                .get(uid.as_str())
+                .is_some_and(|last| is_skewed(last.clock_skew))
+        {
+            let (workload, seconds) = (uid.as_str(), view.clock_skew);
+            tracing::warn!(
+                workload,
+                seconds,
+                "the clock of a proxy is not ours (ahead: positive): certificates are refused beyond five minutes; \
+                 correct the one that is wrong"
+            );
         }
         let mut last = self.lock();
         if last.len() >= MAX_REPORTS && !last.contains_key(uid.as_str()) {
@@ -172,9 +205,7 @@ impl Reports {
 
     /// Forgets proxies that have not reported for long.
     pub fn forget_gone(&self, now: SystemTime) {
-        let now = epoch_seconds(now);
-        self.lock()
-            .retain(|_, report| now.saturating_sub(report.received) < GONE.as_secs());
+        self.lock().retain(|_, report| !report.is_gone(now));
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, ReportView>> {
@@ -209,6 +240,7 @@ impl ReportService for Service {
         taken?;
         Ok(Response::new(ReportResponse {
             next_seconds: u32::try_from(EVERY.as_secs()).unwrap_or(u32::MAX),
+            now: i64::try_from(epoch_seconds(SystemTime::now())).unwrap_or(i64::MAX),
         }))
     }
 }

@@ -1,14 +1,20 @@
-//! Trust bundles: the roots that may vouch for the identities of one trust domain, kept apart per domain and never
-//! merged (SPIFFE Federation 4.2). It checks that a root is a signing certificate; it never verifies peers.
+//! Trust bundles: the roots that may vouch for the X.509 identities of one trust domain and the keys that verify its
+//! JWT-SVIDs, kept apart per domain and never merged (SPIFFE Federation 4.2). It checks that a root is a signing
+//! certificate; it never verifies peers.
 
+mod document;
 mod error;
+mod jwt_key;
+mod message;
+mod set;
 
+pub use document::MAX_DOCUMENT;
 pub use error::BundleError;
+pub use jwt_key::JwtKey;
+pub use set::TrustBundles;
 
 use std::{
-    collections::BTreeMap,
     fmt,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -16,11 +22,7 @@ use aws_lc_rs::digest;
 use rustls::pki_types::{CertificateDer, TrustAnchor, pem::PemObject as _};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use crate::{
-    spiffe::{SpiffeId, TrustDomain},
-    svid::memo::Memo,
-    wire,
-};
+use crate::spiffe::{SpiffeId, TrustDomain};
 
 /// SHA-256 of a root certificate's DER.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,13 +36,16 @@ pub struct Root {
     not_after: SystemTime,
 }
 
-/// The roots of one trust domain. Without roots it vouches for nobody (Trust Domain and Bundle 4.1.3).
+/// What vouches for one trust domain. Without roots it vouches for no certificate, without keys for no token (Trust
+/// Domain and Bundle 4.1.3).
 #[derive(Debug, Clone)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
     roots: Vec<Root>,
     anchors: Vec<TrustAnchor<'static>>,
+    jwt_keys: Vec<JwtKey>,
     sequence: u64,
+    refresh_hint: Option<Duration>,
     signing: Option<Signing>,
 }
 
@@ -51,15 +56,6 @@ pub struct Signing {
     pub root: RootDigest,
     /// An SVID under another root is to be renewed at a random moment within this time.
     pub renew_within: Duration,
-}
-
-/// The bundles of all trust domains that are trusted.
-#[derive(Debug, Clone)]
-pub struct TrustBundles {
-    by_domain: BTreeMap<TrustDomain, TrustBundle>,
-    digest: String,
-    /// What these very roots have verified; a change of roots makes a new one.
-    memo: Arc<Memo>,
 }
 
 impl RootDigest {
@@ -111,8 +107,10 @@ impl TrustBundle {
             trust_domain,
             roots: Vec::new(),
             anchors: Vec::new(),
+            jwt_keys: Vec::new(),
             sequence,
             signing: None,
+            refresh_hint: None,
         };
         for (index, der) in roots.into_iter().enumerate() {
             bundle.push(index, der)?;
@@ -151,8 +149,27 @@ impl TrustBundle {
     #[must_use]
     pub fn digest(&self) -> String {
         let mut context = digest::Context::new(&digest::SHA256);
-        hash_roots(&mut context, self);
+        set::hash_roots(&mut context, self);
         hex(context.finish().as_ref())
+    }
+
+    /// The same with these keys for JWT-SVIDs; a key ID given twice counts once.
+    #[must_use]
+    pub fn with_jwt_keys(mut self, keys: impl IntoIterator<Item = JwtKey>) -> Self {
+        self.jwt_keys.clear();
+        for key in keys {
+            if self.jwt_key(key.kid()).is_none() {
+                self.jwt_keys.push(key);
+            }
+        }
+        self
+    }
+
+    /// The same with this word on how often to look for changes.
+    #[must_use]
+    pub fn with_refresh_hint(mut self, hint: Option<Duration>) -> Self {
+        self.refresh_hint = hint;
+        self
     }
 
     /// Whose roots these are.
@@ -167,10 +184,28 @@ impl TrustBundle {
         &self.roots
     }
 
+    /// The keys that verify JWT-SVIDs, in the order given.
+    #[must_use]
+    pub fn jwt_keys(&self) -> &[JwtKey] {
+        &self.jwt_keys
+    }
+
+    /// The key of this ID.
+    #[must_use]
+    pub fn jwt_key(&self, kid: &str) -> Option<&JwtKey> {
+        self.jwt_keys.iter().find(|key| key.kid() == kid)
+    }
+
     /// Grows with every change of content.
     #[must_use]
     pub fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// How often its owner thinks one should look for changes.
+    #[must_use]
+    pub fn refresh_hint(&self) -> Option<Duration> {
+        self.refresh_hint
     }
 
     /// The roots as webpki wants them; same order as [`TrustBundle::roots`].
@@ -204,6 +239,17 @@ impl TrustBundle {
         self.roots.push(Root { der, digest, not_after });
         self.anchors.push(anchor);
         Ok(())
+    }
+}
+
+/// Equal when they say the same, whatever their sequence numbers.
+impl PartialEq for TrustBundle {
+    fn eq(&self, other: &Self) -> bool {
+        let roots = |bundle: &Self| bundle.roots.iter().map(|root| root.digest).collect::<Vec<_>>();
+        self.trust_domain == other.trust_domain
+            && roots(self) == roots(other)
+            && self.jwt_keys == other.jwt_keys
+            && self.refresh_hint == other.refresh_hint
     }
 }
 
@@ -244,109 +290,6 @@ pub(crate) fn system_time(seconds: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
-impl TrustBundles {
-    /// Puts bundles together, one per trust domain; the last one of a domain wins.
-    #[must_use]
-    pub fn new(bundles: impl IntoIterator<Item = TrustBundle>) -> Self {
-        let by_domain: BTreeMap<_, _> = bundles
-            .into_iter()
-            .map(|bundle| (bundle.trust_domain.clone(), bundle))
-            .collect();
-        let digest = digest_of(&by_domain);
-        Self {
-            by_domain,
-            digest,
-            memo: Arc::default(),
-        }
-    }
-
-    /// The bundle of a single trust domain, read from PEM `CERTIFICATE` blocks.
-    ///
-    /// # Errors
-    /// As [`TrustBundle::from_pem`].
-    pub fn from_pem(trust_domain: &TrustDomain, pem: &[u8]) -> Result<Self, BundleError> {
-        TrustBundle::from_pem(trust_domain, pem).map(|bundle| Self::new([bundle]))
-    }
-
-    /// The same bundles with this one put in place of its domain's.
-    #[must_use]
-    pub fn with(&self, bundle: TrustBundle) -> Self {
-        Self::new(self.by_domain.values().cloned().chain([bundle]))
-    }
-
-    /// The same bundles without this domain's.
-    #[must_use]
-    pub fn without(&self, trust_domain: &TrustDomain) -> Self {
-        Self::new(
-            self.by_domain
-                .values()
-                .filter(|bundle| bundle.trust_domain != *trust_domain)
-                .cloned(),
-        )
-    }
-
-    /// The bundle of a trust domain.
-    #[must_use]
-    pub fn get(&self, trust_domain: &TrustDomain) -> Option<&TrustBundle> {
-        self.by_domain.get(trust_domain)
-    }
-
-    /// All bundles, sorted by trust domain.
-    pub fn iter(&self) -> impl Iterator<Item = &TrustBundle> {
-        self.by_domain.values()
-    }
-
-    /// Whether these are the same bundles, sequence numbers and the roots that sign included.
-    #[must_use]
-    pub fn is_same_as(&self, other: &Self) -> bool {
-        let facts =
-            |bundles: &Self| -> Vec<_> { bundles.iter().map(|bundle| (bundle.sequence, bundle.signing)).collect() };
-        self.digest == other.digest && facts(self) == facts(other)
-    }
-
-    /// Whether this root still vouches for this trust domain.
-    #[must_use]
-    pub fn holds(&self, trust_domain: &TrustDomain, root: RootDigest) -> bool {
-        self.get(trust_domain)
-            .is_some_and(|bundle| bundle.roots.iter().any(|known| known.digest == root))
-    }
-
-    pub(crate) fn memo(&self) -> &Memo {
-        &self.memo
-    }
-
-    /// SHA-256 over the trust domains and their sorted roots, hex: equal exactly when the same roots are trusted for
-    /// the same domains, whatever their order and sequence numbers.
-    #[must_use]
-    pub fn digest(&self) -> &str {
-        &self.digest
-    }
-}
-
-impl Default for TrustBundles {
-    fn default() -> Self {
-        Self::new([])
-    }
-}
-
-fn digest_of(bundles: &BTreeMap<TrustDomain, TrustBundle>) -> String {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for bundle in bundles.values() {
-        hash_roots(&mut context, bundle);
-    }
-    hex(context.finish().as_ref())
-}
-
-fn hash_roots(context: &mut digest::Context, bundle: &TrustBundle) {
-    let domain = bundle.trust_domain.as_str();
-    let mut roots: Vec<_> = bundle.roots.iter().map(|root| root.digest).collect();
-    roots.sort_unstable();
-    context.update(&(domain.len() as u64).to_be_bytes());
-    context.update(domain.as_bytes());
-    context.update(&(roots.len() as u64).to_be_bytes());
-    roots.iter().for_each(|root| context.update(&root.0));
-}
-
 /// Lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
@@ -357,48 +300,6 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
             let _ = write!(text, "{byte:02x}");
             text
         })
-}
-
-impl TryFrom<wire::squire::TrustBundle> for TrustBundle {
-    type Error = BundleError;
-
-    fn try_from(message: wire::squire::TrustBundle) -> Result<Self, BundleError> {
-        let domain = message
-            .trust_domain
-            .parse()
-            .map_err(|error| BundleError::TrustDomain(message.trust_domain.chars().take(300).collect(), error))?;
-        let roots = message.roots.iter().map(|der| CertificateDer::from(der.to_vec()));
-        let bundle = Self::new(domain, roots, message.sequence)?;
-        if message.signing_root.is_empty() {
-            return Ok(bundle);
-        }
-        let signing = bundle
-            .roots
-            .iter()
-            .find(|root| root.digest.0[..] == message.signing_root[..]);
-        let root = signing
-            .ok_or_else(|| BundleError::Signing(bundle.trust_domain.clone()))?
-            .digest;
-        let renew_within = Duration::from_secs(message.renew_within_seconds.into());
-        Ok(bundle.with_signing(Signing { root, renew_within }))
-    }
-}
-
-impl From<&TrustBundle> for wire::squire::TrustBundle {
-    fn from(bundle: &TrustBundle) -> Self {
-        Self {
-            trust_domain: bundle.trust_domain.to_string(),
-            roots: bundle.roots.iter().map(|root| root.der.to_vec().into()).collect(),
-            sequence: bundle.sequence,
-            signing_root: bundle
-                .signing
-                .map(|signing| signing.root.0.to_vec().into())
-                .unwrap_or_default(),
-            renew_within_seconds: bundle.signing.map_or(0, |signing| {
-                u32::try_from(signing.renew_within.as_secs()).unwrap_or(u32::MAX)
-            }),
-        }
-    }
 }
 
 impl fmt::Display for RootDigest {

@@ -3,6 +3,9 @@
 //! no files and knows no Kubernetes client.
 
 pub mod bundle;
+pub mod json;
+pub mod jwk;
+pub mod jwt_svid;
 pub mod policy;
 pub mod ports;
 pub mod probe;

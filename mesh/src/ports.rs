@@ -37,6 +37,15 @@ pub const PROXY_CONTAINER: &str = "squire-proxy";
 /// Name of the init container that leads connections through the sidecar.
 pub const REDIRECT_CONTAINER: &str = "squire-redirect";
 
+/// Set to `true` on pods whose application is to have the SPIFFE Workload API.
+pub const WORKLOAD_API: &str = "squire.mesh/workload-api";
+/// Its socket in such a pod.
+pub const WORKLOAD_API_SOCKET: &str = "/run/squire/workload-api/agent.sock";
+/// Tells SPIFFE clients where the socket is: `unix://` and its path.
+pub const WORKLOAD_API_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
+/// Trust domain of a workload of another mesh (annotation of a WorkloadEntry).
+pub const TRUST_DOMAIN: &str = "squire.mesh/trust-domain";
+
 /// Namespace of the control plane, unless configured otherwise.
 pub const SYSTEM_NAMESPACE: &str = "squire-system";
 /// Service account of the control plane.

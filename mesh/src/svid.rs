@@ -9,6 +9,7 @@ mod revocation;
 mod signer;
 
 pub use error::IdentifyError;
+pub(crate) use error::time;
 pub use revocation::{RevocationError, Revocations, Revoked};
 pub use signer::{SignerFault, UnverifiedSigner, inspect_signer_unverified};
 

@@ -228,6 +228,24 @@ pub fn server_config(
     Arc::new(config)
 }
 
+/// A server that shows its SVID and asks nobody who they are: for what is public.
+#[must_use]
+pub fn open_server_config(svid: &Svid, alpn: &[&[u8]]) -> Arc<ServerConfig> {
+    #[allow(
+        clippy::expect_used,
+        reason = "fails only if the provider had no TLS 1.3 suite or group, which it has"
+    )]
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .expect("aws-lc-rs speaks TLS 1.3")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&svid.key))));
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Arc::new(config)
+}
+
 fn client_builder(
     bundles: Arc<TrustBundles>,
     expected: Expect,

@@ -30,3 +30,13 @@ pub use generated::squire::v1 as squire;
 pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+/// The SPIFFE Workload API, whose messages are in no package.
+pub mod workload_api {
+    pub use super::generated::{
+        JwtBundlesRequest, JwtBundlesResponse, Jwtsvid as JwtSvid, JwtsvidRequest as JwtSvidRequest,
+        JwtsvidResponse as JwtSvidResponse, ValidateJwtsvidRequest, ValidateJwtsvidResponse, X509BundlesRequest,
+        X509BundlesResponse, X509svid as X509Svid, X509svidRequest as X509SvidRequest,
+        X509svidResponse as X509SvidResponse, spiffe_workload_api_client, spiffe_workload_api_server,
+    };
+}

@@ -48,4 +48,5 @@ mod tls;
 pub mod traffic;
 pub mod vitals;
 mod watch_grounds;
+pub mod workload_api;
 pub mod xds;

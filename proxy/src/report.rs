@@ -106,15 +106,36 @@ impl Reporter {
     async fn send(&self, channel: Channel, report: ReportRequest) -> Result<Duration, Status> {
         let origin = channel.origin();
         let mut client = ReportServiceClient::with_origin(channel, origin);
+        let asked = SystemTime::now();
         let answer = timeout(CALL_TIMEOUT, client.report(report)).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
         self.vitals.reported(answer.is_ok());
-        let seconds = answer?.into_inner().next_seconds;
+        let answer = answer?.into_inner();
+        self.compare_clocks(asked, answer.now);
+        let seconds = answer.next_seconds;
         Ok(if PACE.contains(&seconds) {
             Duration::from_secs(seconds.into())
         } else {
             INTERVAL
         })
+    }
+
+    /// The control plane said its time somewhere between our question and its answer.
+    fn compare_clocks(&self, asked: SystemTime, theirs: i64) {
+        let answered = SystemTime::now();
+        if theirs == 0 {
+            // An older control plane does not say.
+            return;
+        }
+        let half = answered.duration_since(asked).unwrap_or_default() / 2;
+        let seconds = unix_seconds(asked + half) - theirs;
+        if self.vitals.clock_measured(seconds) {
+            tracing::warn!(
+                seconds,
+                "our clock is not the control plane's (ahead: positive): certificates are refused beyond five minutes; \
+                 correct the one that is wrong"
+            );
+        }
     }
 
     fn report(&mut self) -> ReportRequest {
@@ -157,6 +178,7 @@ fn with_svid(report: ReportRequest, issued: &Issued) -> ReportRequest {
         svid_root: issued.root.to_string(),
         svid_serial: issued.svid.serial().to_string(),
         svid_not_after: unix_seconds(issued.not_after),
+        svid_renew_at: unix_seconds(issued.renew_at),
         ..report
     }
 }

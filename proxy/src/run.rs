@@ -1,7 +1,7 @@
 //! Puts the sidecar together and keeps it running: identity, state, reports and admin around the data path. It only
 //! composes; every part has its own room.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Instant};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
 
 use prometheus::Registry;
 use tokio::{
@@ -25,7 +25,7 @@ use crate::{
     shutdown::{Shutdown, Signals},
     state::{State, Store},
     vitals::Vitals,
-    xds,
+    workload_api, xds,
 };
 
 /// Why the sidecar could not start, or could not go on.
@@ -40,6 +40,14 @@ pub enum RunError {
         /// Where.
         address: SocketAddr,
         /// What the system said.
+        source: io::Error,
+    },
+    /// The Workload API's socket cannot be opened.
+    #[error("the Workload API's socket {}: {source}; see workloadApi.socket: its directory must be there, writable, and the path free", path.display())]
+    WorkloadApi {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong.
         source: io::Error,
     },
     /// The data path cannot start.
@@ -62,7 +70,7 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Roots(_) => 78,
-            Self::Admin { .. } | Self::DataPath(_) | Self::Signals(_) => 69,
+            Self::Admin { .. } | Self::WorkloadApi { .. } | Self::DataPath(_) | Self::Signals(_) => 69,
             Self::Metrics(_) | Self::Failed(_) => 70,
         }
     }
@@ -96,7 +104,23 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         admin: admin.address(),
         stands,
     };
+    let for_application = roots.clone();
     let (state, identity) = follow_control(&mut tasks, &config, roots, &vitals, told, renew_now);
+    if let Some(api) = &config.workload_api {
+        let endpoint = workload_api::Endpoint::open(api).map_err(|source| RunError::WorkloadApi {
+            path: api.socket.clone(),
+            source,
+        })?;
+        tracing::info!(socket = %api.socket.display(), "the Workload API listens");
+        let parts = workload_api::Parts {
+            config: Arc::clone(&config),
+            roots: for_application,
+            identity: identity.clone(),
+            state: state.clone(),
+            figures: Arc::new(workload_api::WorkloadApiFigures::register(&registry)?),
+        };
+        tasks.spawn(workload_api::serve(endpoint, parts));
+    }
     let readiness = Arc::new(Readiness::new(
         &config,
         identity.clone(),

@@ -13,11 +13,16 @@ use crate::{
     state::{Kind, Snapshot},
 };
 
+/// A clock that is further than this from the control plane's is worth a word: certificates are backdated by five minutes.
+const SKEWED: i64 = 60;
+
 /// The figures, registered once.
 pub struct Vitals {
     renewals: IntCounterVec,
     not_after: IntGauge,
+    renewal_due: IntGauge,
     generation: IntGauge,
+    clock_skew: IntGauge,
     updates: IntCounterVec,
     age: GaugeVec,
     workloads: IntGauge,
@@ -47,6 +52,16 @@ impl Vitals {
                 registry,
                 "squire_svid_not_after_timestamp_seconds",
                 "When our SVID ends; 0: we have none.",
+            )?,
+            renewal_due: gauge(
+                registry,
+                "squire_svid_renewal_due_timestamp_seconds",
+                "When our SVID is, or was, to be renewed; 0: we have none.",
+            )?,
+            clock_skew: gauge(
+                registry,
+                "squire_clock_skew_seconds",
+                "Our clock less the control plane's, as measured with the last report.",
             )?,
             generation: gauge(
                 registry,
@@ -116,6 +131,11 @@ impl Vitals {
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
         self.not_after.set(i64::try_from(end.as_secs()).unwrap_or(i64::MAX));
+        let due = issued
+            .renew_at
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        self.renewal_due.set(i64::try_from(due.as_secs()).unwrap_or(i64::MAX));
         self.generation
             .set(i64::try_from(issued.generation).unwrap_or(i64::MAX));
     }
@@ -157,6 +177,14 @@ impl Vitals {
         self.reports
             .with_label_values(&[if taken { "success" } else { "failure" }])
             .inc();
+    }
+
+    /// Our clock is that far ahead of the control plane's. Says whether that is more than it was by a minute or so.
+    pub(crate) fn clock_measured(&self, seconds: i64) -> bool {
+        let before = self.clock_skew.get();
+        self.clock_skew.set(seconds);
+        let skewed = |seconds: i64| seconds.abs() > SKEWED;
+        skewed(seconds) && !skewed(before)
     }
 
     /// An admin connection was turned away.

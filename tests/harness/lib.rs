@@ -32,6 +32,7 @@ mod process;
 mod sidecar;
 pub mod tls;
 mod wait;
+pub mod workload_api;
 
 pub use addresses::Subnet;
 pub use capture::Capture;

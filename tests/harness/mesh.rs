@@ -46,6 +46,7 @@ pub struct Papers {
 pub struct Mesh {
     files: TempDir,
     subnet: Subnet,
+    domain: String,
     control: Mutex<Option<Process>>,
     addresses: Mutex<HashMap<String, IpAddr>>,
 }
@@ -65,6 +66,7 @@ impl Mesh {
         let mesh = Self {
             files,
             subnet: Subnet::unused(),
+            domain: DOMAIN.to_owned(),
             control: Mutex::default(),
             addresses: Mutex::default(),
         };
@@ -87,6 +89,31 @@ impl Mesh {
             ),
         );
         mesh
+    }
+
+    /// The same mesh with another trust domain; to be said before anything is started.
+    #[must_use]
+    pub fn in_domain(mut self, domain: &str) -> Self {
+        domain.clone_into(&mut self.domain);
+        self
+    }
+
+    /// Its trust domain.
+    #[must_use]
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// The SPIFFE ID of a service account of this mesh.
+    #[must_use]
+    pub fn id(&self, account: &str) -> String {
+        format!("spiffe://{}/ns/{NAMESPACE}/sa/{account}", self.domain)
+    }
+
+    /// Another address of this mesh, for an endpoint of its control plane.
+    #[must_use]
+    pub fn endpoint(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.subnet.address(1), port)
     }
 
     /// Where everything of this mesh is kept.
@@ -186,6 +213,7 @@ impl Mesh {
         command.arg("control").arg("--dir").arg(self.objects());
         command.arg("--ca-dir").arg(self.ca_dir());
         command.args(["--grpc", &self.grpc().to_string(), "--admin", &self.admin().to_string()]);
+        command.args(["--trust-domain", &self.domain]);
         command
     }
 
@@ -249,14 +277,14 @@ impl Mesh {
 
     /// A fresh join token for a service account.
     pub async fn token(&self, account: &str) -> String {
-        let id = id(account);
+        let id = self.id(account);
         let token = self.squire_succeeds(&["ca", "token", "--dir", "ca", "--id", &id]).await;
         token.trim().to_owned()
     }
 
     /// An SVID by `squire ca issue`.
     pub async fn issue(&self, account: &str) -> Papers {
-        let (out, id) = (format!("papers-{account}"), id(account));
+        let (out, id) = (format!("papers-{account}"), self.id(account));
         self.squire_succeeds(&["ca", "issue", "--dir", "ca", "--id", &id, "--out", &out])
             .await;
         let dir = self.dir().join(out);

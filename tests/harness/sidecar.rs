@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::{Figures, Mesh, Process, binary, http, mesh::DOMAIN, wait::eventually};
+use crate::{Figures, Mesh, Process, binary, http, wait::eventually};
 
 /// Outbound listeners count from here.
 const FIRST_OUTBOUND: u16 = 20_001;
@@ -41,6 +41,14 @@ impl<'m> Pod<'m> {
             bundle: None,
             file_limit: None,
         }
+    }
+
+    pub(crate) fn mesh(&self) -> &'m Mesh {
+        self.mesh
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Peers reach `app` on this port.
@@ -147,9 +155,10 @@ impl<'m> Pod<'m> {
         let address = self.mesh.address(&self.name);
         let path = |name: &str| self.mesh.dir().join(format!("pod-{}", self.name)).join(name);
         let mut text = format!(
-            "workload: shop/{}\ntrustDomain: {DOMAIN}\ntrustBundle: {}\ntoken: {}\ncontrol: {}\nadmin: \
+            "workload: shop/{}\ntrustDomain: {}\ntrustBundle: {}\ntoken: {}\ncontrol: {}\nadmin: \
              {address}:15020\nmode: explicit\naccessLog: {}\n",
             self.name,
+            self.mesh.domain(),
             path("bundle.pem").display(),
             path("token").display(),
             self.mesh.grpc(),

@@ -2,10 +2,13 @@
 //! is named as the sentence it proves, waits for what it proves, and has addresses of its own, so that all run side by side.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
+mod alerts;
 mod conformance;
 mod connections;
 mod demo;
 mod endurance;
+mod federation;
+mod forecast;
 mod hostile;
 mod http;
 mod http2;
@@ -28,3 +31,4 @@ mod routing;
 mod smuggling;
 mod tokens;
 mod traffic;
+mod workload_api;

@@ -46,6 +46,13 @@ pub enum Command {
     Progress,
     /// Make a key whose certificate is signed elsewhere.
     Csr,
+    /// Make a new key for JWT-SVIDs.
+    RotateJwtKey {
+        /// It signs after so many seconds.
+        lead_seconds: u64,
+        /// What was signed before is good for nothing from now on.
+        drop_old: bool,
+    },
     /// Take in what was signed.
     Import {
         /// Intermediate, and its root where that is new.
@@ -66,6 +73,11 @@ pub enum Reply {
     Csr {
         /// PKCS#10.
         pem: String,
+    },
+    /// There is a new key for JWT-SVIDs.
+    JwtKey {
+        /// Its ID.
+        kid: String,
     },
     /// So far is the rotation.
     Progress {
@@ -92,6 +104,12 @@ pub fn execute(ca: &CertificateAuthority, command: Command, now: SystemTime) -> 
         } => revocation(ca.revoke(&target, &reason, issued_only, now)),
         Command::Unrevoke { target } => revocation(ca.unrevoke(&target, now)),
         Command::Rotate { successor } => rotation(ca.rotate(successor.map(|new| *new), "begun by an admin", now)),
+        Command::RotateJwtKey { lead_seconds, drop_old } => {
+            match ca.rotate_jwt_key(std::time::Duration::from_secs(lead_seconds), drop_old, now) {
+                Ok(kid) => Reply::JwtKey { kid },
+                Err(error) => rotation(Err(error.into())),
+            }
+        }
         Command::Abort => rotation(ca.abort(now)),
         Command::Force { sequence } => rotation(ca.force(sequence, now)),
         Command::Progress => rotation(Ok(ca.progress(now))),

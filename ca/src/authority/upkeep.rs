@@ -98,6 +98,9 @@ impl CertificateAuthority {
         if self.renew_intermediate_if_due(now)? {
             tracing::info!(until = %rfc3339(self.intermediate_ends()), "the intermediate was renewed");
         }
+        if self.advance_jwt_keys(now)? {
+            tracing::info!("the keys for JWT-SVIDs have moved on");
+        }
         let expired = self.expire_revocations(now)?;
         if expired > 0 {
             tracing::info!(expired, "revocations ended with the certificates they concerned");

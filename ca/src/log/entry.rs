@@ -86,6 +86,30 @@ pub enum Event {
         /// SPIFFE ID or serial number.
         target: String,
     },
+    /// A key for JWT-SVIDs came into use.
+    JwtKey {
+        /// Its ID.
+        kid: String,
+        /// RFC 3339.
+        signs_from: String,
+    },
+    /// A JWT-SVID was signed.
+    JwtSvid {
+        /// The SPIFFE ID.
+        id: String,
+        /// The token's own name.
+        jti: String,
+        /// Whom it may be shown to.
+        audience: Vec<String>,
+        /// RFC 3339.
+        not_after: String,
+        /// The key that signed it.
+        kid: String,
+        /// Which attestor vouched.
+        attestor: String,
+        /// For whom, in the attestor's own terms.
+        subject: String,
+    },
     /// A leaf was signed.
     Issued {
         /// The SPIFFE ID.

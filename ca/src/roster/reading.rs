@@ -105,7 +105,12 @@ impl Roster {
                 let at = time(&entry.time).unwrap_or(now);
                 *gap = Some(at + MAX_TTL + Duration::from_secs(1));
             }
-            Event::Root { .. } | Event::Rotation { .. } | Event::Revoked { .. } | Event::Unrevoked { .. } => {}
+            Event::Root { .. }
+            | Event::Rotation { .. }
+            | Event::Revoked { .. }
+            | Event::Unrevoked { .. }
+            | Event::JwtKey { .. }
+            | Event::JwtSvid { .. } => {}
         }
     }
 }

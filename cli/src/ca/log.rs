@@ -81,7 +81,7 @@ impl Args {
     fn wants(&self, entry: &Entry) -> bool {
         match (&self.id, &entry.event) {
             (None, _) => true,
-            (Some(wanted), Event::Issued { id, .. }) => id == wanted,
+            (Some(wanted), Event::Issued { id, .. } | Event::JwtSvid { id, .. }) => id == wanted,
             (Some(wanted), Event::Revoked { target, .. } | Event::Unrevoked { target }) => target == wanted,
             (
                 Some(_),
@@ -89,6 +89,7 @@ impl Args {
                 | Event::Intermediate { .. }
                 | Event::Rotation { .. }
                 | Event::Restarted { .. }
+                | Event::JwtKey { .. }
                 | Event::Restored { .. },
             ) => false,
         }
@@ -143,6 +144,15 @@ fn row(entry: &Entry) -> [String; 7] {
             not_after,
             ..
         } => ("intermediate", "-", key_id, not_after, format!("root {issuer}")),
+        Event::JwtKey { kid, signs_from } => ("jwt-key", "-", kid, signs_from, "-".to_owned()),
+        Event::JwtSvid {
+            id,
+            jti,
+            not_after,
+            attestor,
+            subject,
+            ..
+        } => ("jwt-svid", jti.as_str(), id, not_after, format!("{attestor} {subject}")),
         Event::Revoked { target, covers, reason } => ("revoked", covers.as_str(), target, &entry.time, reason.clone()),
         Event::Unrevoked { target } => ("unrevoked", "-", target, &entry.time, "admin".to_owned()),
         Event::Restarted { reason, set_aside } => ("restarted", "-", set_aside, &entry.time, reason.clone()),

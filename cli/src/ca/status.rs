@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use clap::ValueEnum;
 use serde::Serialize;
 use squire_ca::{
     hierarchy::Hierarchy,
@@ -42,7 +43,9 @@ const BUNDLE_EXAMPLES: &str = "\
 Examples:
   squire ca bundle --dir mesh-ca > bundle.pem
       what proxies, openssl -CAfile and others must trust
-  squire ca bundle --dir mesh-ca --out /etc/squire/bundle.pem";
+  squire ca bundle --dir mesh-ca --out /etc/squire/bundle.pem
+  squire ca bundle --dir mesh-ca --format spiffe
+      what another mesh puts into its `federation` settings to begin with";
 
 /// Show roots, intermediate, phase and log of a CA
 #[derive(Debug, clap::Args)]
@@ -65,15 +68,27 @@ pub(super) struct Args {
     output: Format,
 }
 
-/// Print the trust bundle: the root certificate(s) as PEM
+/// Print the trust bundle: the root certificate(s) as PEM, or all of it as a SPIFFE bundle document
 #[derive(Debug, clap::Args)]
 #[command(after_help = BUNDLE_EXAMPLES)]
 pub(super) struct BundleArgs {
     #[command(flatten)]
     place: Place,
+    /// In which form: PEM roots, or the JSON document that other meshes federate with (it holds the keys for JWT-SVIDs too)
+    #[arg(long, value_enum, value_name = "FORM", default_value = "pem")]
+    format: BundleFormat,
     /// Write it to a file instead
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+}
+
+/// The forms of a trust bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum BundleFormat {
+    /// Root certificates as PEM.
+    Pem,
+    /// SPIFFE bundle format.
+    Spiffe,
 }
 
 impl Args {
@@ -108,13 +123,14 @@ impl BundleArgs {
         let state = store
             .load()?
             .ok_or_else(|| StoreError::NotInitialised(self.place.dir.clone()))?;
-        let pem = Hierarchy::load(&state)
-            .map_err(Failure::configuration)?
-            .bundle()
-            .to_pem();
+        let hierarchy = Hierarchy::load(&state).map_err(Failure::configuration)?;
+        let bundle = match self.format {
+            BundleFormat::Pem => hierarchy.bundle().to_pem(),
+            BundleFormat::Spiffe => hierarchy.bundle().to_document() + "\n",
+        };
         match self.out {
-            None => print(&pem),
-            Some(path) => fs::write(&path, pem)
+            None => print(&bundle),
+            Some(path) => fs::write(&path, bundle)
                 .with_context(|| format!("{}: cannot be written", path.display()))
                 .map_err(Failure::unavailable),
         }
@@ -166,6 +182,13 @@ pub(super) fn table(status: &Status) -> String {
         rows.push((
             "",
             "NOT VALID NOW: no certificate can be signed; check this machine's clock".into(),
+        ));
+    }
+    for key in &status.jwt_keys {
+        let end = key.retired.as_ref().map(|at| format!(", leaves the bundle at {at}"));
+        rows.push((
+            "JWT key",
+            format!("{}  signs from {}{}", key.kid, key.signs_from, end.unwrap_or_default()),
         ));
     }
     rows.push(("bundle digest", status.bundle_digest.clone()));

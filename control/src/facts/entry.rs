@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
-use squire_mesh::workload::{Interner, LabelSet, NamedPort, PortProtocol, Transport};
+use squire_mesh::{
+    ports,
+    spiffe::{SpiffeIdError, TrustDomain},
+    workload::{Interner, LabelSet, NamedPort, PortProtocol, Transport},
+};
 
 use super::{FactError, Key, key, names, pod::transport};
 
@@ -33,6 +37,8 @@ pub struct EntryFact {
     pub key: Key,
     /// Its service account, from which its identity follows.
     pub service_account: Option<Arc<str>>,
+    /// The trust domain of its identity, if it is not ours.
+    pub trust_domain: Option<TrustDomain>,
     /// Its address.
     pub address: IpAddr,
     /// How it is reached.
@@ -66,6 +72,7 @@ impl EntryFact {
             let why = format!("transport {transport} needs a service account: its certificate would have no name");
             return Err(FactError::field("spec.serviceAccount", why));
         }
+        let trust_domain = foreign(&entry.metadata)?;
         let mut ports = Vec::with_capacity(spec.ports.len());
         for (name, number) in &spec.ports {
             ports.push(NamedPort {
@@ -79,6 +86,7 @@ impl EntryFact {
         Ok(Self {
             key,
             service_account,
+            trust_domain,
             address,
             transport,
             labels: interner.labels(labels),
@@ -86,6 +94,21 @@ impl EntryFact {
             zone: spec.locality.split('/').nth(1).and_then(|zone| interner.optional(zone)),
         })
     }
+}
+
+/// The trust domain that the annotation names.
+fn foreign(metadata: &ObjectMeta) -> Result<Option<TrustDomain>, FactError> {
+    let named = metadata
+        .annotations
+        .as_ref()
+        .and_then(|all| all.get(ports::TRUST_DOMAIN));
+    let wrong = |error: SpiffeIdError| {
+        FactError::field(
+            format!("metadata.annotations[{:?}]", ports::TRUST_DOMAIN),
+            format!("{error}"),
+        )
+    };
+    named.map(|name| name.parse()).transpose().map_err(wrong)
 }
 
 #[cfg(test)]
@@ -116,6 +139,26 @@ mod tests {
             (Some("eu-1"), Some("pg"))
         );
         assert_eq!((fact.transport, fact.ports[0].port), (Transport::Squire, 5432));
+    }
+
+    #[test]
+    fn an_entry_may_belong_to_another_trust_domain() {
+        let of = |domain: &str| {
+            entry(json!({
+                "metadata": {"name": "db", "namespace": "shop",
+                             "annotations": {"squire.mesh/transport": "squire", "squire.mesh/trust-domain": domain}},
+                "spec": {"address": "10.9.0.1", "serviceAccount": "db"},
+            }))
+        };
+        assert_eq!(
+            of("partner.example").unwrap().trust_domain.unwrap().as_str(),
+            "partner.example"
+        );
+        let path = of("spiffe://partner.example").unwrap_err().path().map(str::to_owned);
+        assert_eq!(
+            path.as_deref(),
+            Some("metadata.annotations[\"squire.mesh/trust-domain\"]")
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use kube::{
 };
 use squire_ca::{
     authority::{CaError, CertificateAuthority},
-    store::{ClusterStore, STATE_SECRET, Store, StoreError},
+    store::{Alarm, ClusterStore, STATE_SECRET, Store, StoreError, Watched},
 };
 use squire_mesh::{ports, spiffe::TrustDomain};
 use tokio::{
@@ -58,12 +58,10 @@ impl Shared {
     pub(super) async fn open(
         &self,
         domain: &TrustDomain,
+        alarm: Alarm,
     ) -> Result<(Arc<CertificateAuthority>, Arc<dyn Store>), CaError> {
-        let store: Arc<dyn Store> = Arc::new(ClusterStore::new(
-            self.client.clone(),
-            &self.namespace,
-            self.leads.clone(),
-        ));
+        let store = ClusterStore::new(self.client.clone(), &self.namespace, self.leads.clone());
+        let store: Arc<dyn Store> = Arc::new(Watched::new(Arc::new(store), alarm));
         let mut leads = self.leads.clone();
         loop {
             let (shared, domain) = (Arc::clone(&store), domain.clone());

@@ -13,7 +13,10 @@ use super::{
     providers,
     report::{Fields, Node, Report, is_label},
 };
-use crate::manifest::{Manifest, Object, Problem, Severity};
+use crate::{
+    federation,
+    manifest::{Manifest, Object, Problem, Severity},
+};
 
 /// Settings of the mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,16 +48,18 @@ impl Default for MeshConfig {
     }
 }
 
-const FIELDS: [&str; 6] = [
-    "rootNamespace",
-    "trustDomain",
-    "trustDomainAliases",
-    "pathNormalization",
-    "extensionProviders",
-    "multipleCustomProviders",
-];
-
 impl MeshConfig {
+    /// The fields of our own form.
+    pub(crate) const FIELDS: [&str; 7] = [
+        "rootNamespace",
+        "trustDomain",
+        "trustDomainAliases",
+        "pathNormalization",
+        "extensionProviders",
+        "multipleCustomProviders",
+        "federation",
+    ];
+
     /// Every name of the local trust domain.
     pub fn trust_domains(&self) -> impl Iterator<Item = &str> {
         let aliases = self
@@ -94,7 +99,13 @@ impl MeshConfig {
         }
     }
 
-    /// Whether an object holds mesh settings.
+    /// Whether an object holds mesh settings in our own form.
+    #[must_use]
+    pub(crate) fn is_own(object: &Object) -> bool {
+        is_own(object)
+    }
+
+    /// Whether an object holds mesh settings, ours or Istio's.
     #[must_use]
     pub fn is_settings(object: &Object) -> bool {
         is_own(object) || is_istio(object)
@@ -102,7 +113,7 @@ impl MeshConfig {
 
     fn from_own(object: &Object) -> (Self, Vec<Problem>) {
         let mut report = Report::new(object);
-        let spec = report.spec(&FIELDS);
+        let spec = report.spec(&Self::FIELDS);
         let mut config = Self::default();
         config.read_common(&spec, &mut report);
         if let Some(mode) = spec.text("pathNormalization", &mut report) {
@@ -119,6 +130,10 @@ impl MeshConfig {
         }
         if let Some(node) = spec.get("multipleCustomProviders") {
             config.multiple_custom_providers = node.boolean(&mut report).unwrap_or(false);
+        }
+        if let Some(node) = spec.get("federation") {
+            // Only checked here: whom to trust is no part of policy.
+            federation::read(&node, &mut report);
         }
         (config, report.finish())
     }

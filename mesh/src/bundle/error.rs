@@ -51,4 +51,22 @@ pub enum BundleError {
     /// The root that is said to sign is not one of the roots.
     #[error("the root that signs for trust domain {0} is not among its roots: the control plane contradicts itself")]
     Signing(TrustDomain),
+    /// A document that is not in SPIFFE bundle format.
+    #[error("the bundle document of trust domain {trust_domain} cannot be used: {reason} (Trust Domain and Bundle 4)")]
+    Document {
+        /// Whose bundle.
+        trust_domain: TrustDomain,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A key for JWT-SVIDs that verifies nothing.
+    #[error(
+        "the JWT key {kid:?} of trust domain {trust_domain} has no ID, or is of no kind that signs JWT-SVIDs (JWT-SVID 2.1, 6.1)"
+    )]
+    JwtKey {
+        /// Whose bundle.
+        trust_domain: TrustDomain,
+        /// Its ID.
+        kid: String,
+    },
 }

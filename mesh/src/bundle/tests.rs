@@ -1,8 +1,13 @@
 //! Bundles are parsed strictly, compared by digest, and never merged.
 
+use rcgen::{CertifiedIssuer, PublicKeyData as _};
+use serde_json::{Value, json};
+
 use super::*;
-use crate::svid::corpus::{Ca, key, leaf, signer};
-use rcgen::CertifiedIssuer;
+use crate::{
+    svid::corpus::{Ca, key, leaf, signer},
+    wire,
+};
 
 fn domain() -> TrustDomain {
     "cluster.local".parse().unwrap()
@@ -97,7 +102,6 @@ fn a_leaf_is_no_root_and_a_root_speaks_for_its_own_domain_only() {
 fn a_message_for_a_bad_trust_domain_is_refused() {
     let message = wire::squire::TrustBundle {
         trust_domain: "a b".into(),
-        roots: vec![],
         sequence: 1,
         ..Default::default()
     };
@@ -105,4 +109,116 @@ fn a_message_for_a_bad_trust_domain_is_refused() {
         TrustBundle::try_from(message),
         Err(BundleError::TrustDomain(..))
     ));
+}
+
+/// A bundle with a root and a key for JWT-SVIDs.
+fn full() -> TrustBundle {
+    let point = key().der_bytes().to_vec();
+    let public = crate::jwk::PublicKey::ec(crate::jwk::Curve::P256, point).unwrap();
+    TrustBundle::new(domain(), [ca().root.der().clone()], 7)
+        .unwrap()
+        .with_jwt_keys([JwtKey::new("one", public).unwrap()])
+        .with_refresh_hint(Some(Duration::from_secs(60)))
+}
+
+#[test]
+fn a_bundle_goes_through_its_document_and_the_wire_with_keys_and_hint() {
+    let bundle = full();
+    let document = bundle.to_document();
+    let back = TrustBundle::from_document(&domain(), document.as_bytes()).unwrap();
+    assert!(back == bundle && back.sequence() == 7);
+    let pushed = TrustBundle::try_from(wire::squire::TrustBundle::from(&bundle)).unwrap();
+    assert!(pushed == bundle && pushed.sequence() == 7);
+    assert_ne!(back.with_jwt_keys([]), bundle);
+
+    let value: Value = serde_json::from_str(&document).unwrap();
+    let [root, token] = value["keys"].as_array().unwrap().as_slice() else {
+        panic!("{value}")
+    };
+    assert_eq!(
+        (&root["use"], &root["kty"], &root["crv"]),
+        (&json!("x509-svid"), &json!("EC"), &json!("P-256"))
+    );
+    assert!(root.get("kid").is_none() && root["x5c"].as_array().unwrap().len() == 1);
+    assert_eq!((&token["use"], &token["kid"]), (&json!("jwt-svid"), &json!("one")));
+    assert_eq!(
+        (&value["spiffe_sequence"], &value["spiffe_refresh_hint"]),
+        (&json!(7), &json!(60))
+    );
+    let set: Value = serde_json::from_str(&bundle.to_jwt_key_set()).unwrap();
+    assert_eq!(set, json!({"keys": [token]}), "nothing but keys for JWT-SVIDs");
+}
+
+#[test]
+fn what_a_document_may_hold_beside_is_passed_over_and_what_is_malformed_is_not() {
+    let known: Value = serde_json::from_str(&full().to_document()).unwrap();
+    let changed = |change: &dyn Fn(&mut Value)| {
+        let mut document = known.clone();
+        change(&mut document);
+        TrustBundle::from_document(&domain(), document.to_string().as_bytes())
+    };
+    let left = |change: &dyn Fn(&mut Value)| {
+        let bundle = changed(change).unwrap();
+        (bundle.roots().len(), bundle.jwt_keys().len())
+    };
+    assert_eq!(left(&|d| d["colour"] = json!("red")), (1, 1));
+    assert_eq!(
+        left(&|d| d["keys"][0]["use"] = json!("X509-SVID")),
+        (0, 1),
+        "case counts"
+    );
+    assert_eq!(
+        left(&|d| drop(d["keys"][0].as_object_mut().unwrap().remove("use"))),
+        (0, 1)
+    );
+    assert_eq!(left(&|d| d["keys"][0]["kty"] = json!("LMS")), (0, 1));
+    assert_eq!(left(&|d| d["keys"][0]["x5c"] = json!([])), (0, 1));
+    assert_eq!(
+        left(&|d| d["keys"][0]["x5c"].as_array_mut().unwrap().push(json!("?"))),
+        (1, 1)
+    );
+    assert_eq!(left(&|d| d["keys"][1]["kid"] = json!("")), (1, 0));
+    assert_eq!(left(&|d| d["keys"][1]["crv"] = json!("secp256k1")), (1, 0));
+    assert_eq!(
+        left(&|d| d["keys"] = json!([])),
+        (0, 0),
+        "may be empty: it vouches for nobody"
+    );
+    for bad in [
+        (&|d: &mut Value| drop(d.as_object_mut().unwrap().remove("keys"))) as &dyn Fn(&mut Value),
+        &|d| d["keys"][0]["x5c"] = json!(["!"]),
+        &|d| d["spiffe_sequence"] = json!("7"),
+        &|d| d["spiffe_sequence"] = json!(-1),
+        &|d| d["spiffe_refresh_hint"] = json!(1.5),
+    ] {
+        assert!(matches!(changed(bad), Err(BundleError::Document { .. })));
+    }
+    assert!(matches!(
+        changed(&|d| d["keys"][0]["x5c"] = json!(["AAAA"])),
+        Err(BundleError::Malformed { .. })
+    ));
+    let twice = br#"{"keys": [], "keys": []}"#;
+    assert!(TrustBundle::from_document(&domain(), twice).is_err());
+    let other = TrustBundle::from_document(&"other.example".parse().unwrap(), known.to_string().as_bytes());
+    assert!(
+        matches!(other, Err(BundleError::OtherDomain { .. })),
+        "a root names its own domain"
+    );
+}
+
+#[test]
+fn a_root_with_an_rsa_key_is_a_jwk_too() {
+    let document = TrustBundle::from_pem(&domain(), include_bytes!("rsa-root.pem"))
+        .unwrap()
+        .to_document();
+    let value: Value = serde_json::from_str(&document).unwrap();
+    assert_eq!(value["keys"][0]["kty"], "RSA");
+    assert_eq!(value["keys"][0]["e"], "AQAB");
+    assert_eq!(
+        TrustBundle::from_document(&domain(), document.as_bytes())
+            .unwrap()
+            .roots()
+            .len(),
+        1
+    );
 }

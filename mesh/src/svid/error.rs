@@ -182,7 +182,8 @@ impl IdentifyError {
     }
 }
 
-fn time(time: SystemTime) -> String {
+/// A moment in words.
+pub(crate) fn time(time: SystemTime) -> String {
     let seconds = time
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 
 use super::policy;
 use crate::{
-    config::{AccessLog, AdminDetails, Authority, Config, Http2Engine, LogFormat, Mode, TlsEngine, Unknown},
+    config::{AccessLog, AdminDetails, Authority, Config, Http2Engine, LogFormat, Mode, TlsEngine, Unknown, Users},
     identity::{self, Identity},
     probes::Prober,
     readiness::Readiness,
@@ -216,6 +216,14 @@ fn config_view(config: &Config) -> Value {
                 LogFormat::Json => "json",
             },
         },
+        "workloadApi": config.workload_api.as_ref().map(|api| json!({
+            "socket": api.socket,
+            "users": match &api.users {
+                Users::Own => json!("own"),
+                Users::Any => json!("any"),
+                Users::These(users) => json!(users),
+            },
+        })),
         "accessLog": match &config.access_log {
             AccessLog::Off => "off".to_owned(),
             AccessLog::Stdout => "stdout".to_owned(),

@@ -73,6 +73,41 @@ pub struct Config {
     pub log: Log,
     /// Where access-log lines go.
     pub access_log: AccessLog,
+    /// Where the application asks for identities of its own; `None`: nowhere.
+    pub workload_api: Option<WorkloadApi>,
+}
+
+/// The SPIFFE Workload API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadApi {
+    /// The Unix socket.
+    pub socket: PathBuf,
+    /// Who may connect.
+    pub users: Users,
+}
+
+/// Users of this machine, by user ID as the kernel tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Users {
+    /// The one that the sidecar runs as.
+    Own,
+    /// Whoever reaches the socket: right where the file system says who does, as in a pod.
+    Any,
+    /// These, and the one that the sidecar runs as.
+    These(Vec<u32>),
+}
+
+impl Users {
+    /// Whether this user is one of them; `own`: whom the sidecar runs as.
+    #[must_use]
+    pub fn admits(&self, user: u32, own: u32) -> bool {
+        user == own
+            || match self {
+                Self::Own => false,
+                Self::Any => true,
+                Self::These(users) => users.contains(&user),
+            }
+    }
 }
 
 /// One end of the control plane: an address and the identity expected there.

@@ -17,7 +17,7 @@ use squire_mesh::{
 
 use super::{
     AccessLog, AdminDetails, Authority, Config, HostPort, Http2Engine, InboundListener, Limits, Log, LogFormat, Mode,
-    OutboundListener, Pool, TlsEngine, Unknown,
+    OutboundListener, Pool, TlsEngine, Unknown, Users, WorkloadApi,
     problem::Problems,
     read::{Section, Value},
     tree::{Node, Place},
@@ -59,6 +59,7 @@ pub(super) struct Raw {
     svid_lifetime: Duration,
     log: Log,
     access_log: AccessLog,
+    workload_api: Option<WorkloadApi>,
 }
 
 /// A value and where it was written, for the checks that come later.
@@ -101,6 +102,7 @@ impl Raw {
             svid_lifetime: root.section("svid", |s| s.duration("lifetime", HOUR, MIN_SVID_LIFETIME, DAY)),
             log: root.section("log", log),
             access_log: root.or("accessLog", AccessLog::Stdout),
+            workload_api: root.section("workloadApi", workload_api),
         };
         root.finish();
         raw
@@ -155,6 +157,7 @@ impl Raw {
             svid_lifetime: self.svid_lifetime,
             log: self.log,
             access_log: self.access_log,
+            workload_api: self.workload_api,
         })
     }
 
@@ -299,6 +302,23 @@ fn log(s: &mut Section<'_>) -> Log {
     Log {
         filter: filter.0,
         format: s.or("format", LogFormat::Text),
+    }
+}
+
+/// Absent unless a socket is named.
+fn workload_api(s: &mut Section<'_>) -> Option<WorkloadApi> {
+    let (place, users) = (s.place_of("users"), s.optional::<Users>("users"));
+    match (s.optional::<PathBuf>("socket"), users) {
+        (Some(socket), users) => Some(WorkloadApi {
+            socket,
+            users: users.unwrap_or(Users::Own),
+        }),
+        (None, Some(_)) => {
+            let fix = "name the socket too: workloadApi.socket".to_owned();
+            s.problem(place, "users", "is given, but no socket".to_owned(), fix);
+            None
+        }
+        (None, None) => None,
     }
 }
 

@@ -122,6 +122,16 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting("log.format", "text", "text or json"),
     setting("accessLog", "stdout", "off, stdout, or the path of a file"),
+    setting(
+        "workloadApi.socket",
+        "",
+        "Unix socket of the SPIFFE Workload API for the application [none: it is off]",
+    ),
+    setting(
+        "workloadApi.users",
+        "",
+        "who may connect there: any, or user IDs such as 1000,1001 [the sidecar's own user alone]",
+    ),
 ];
 
 impl Setting {

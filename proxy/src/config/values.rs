@@ -6,7 +6,7 @@ use squire_mesh::{
 };
 
 use super::{
-    AccessLog, AdminDetails, HostPort, HostPortError, Http2Engine, LogFormat, TlsEngine, Unknown, read::Value,
+    AccessLog, AdminDetails, HostPort, HostPortError, Http2Engine, LogFormat, TlsEngine, Unknown, Users, read::Value,
 };
 
 /// `mode` as written.
@@ -120,6 +120,19 @@ impl Value for Probes {
 
     fn read(text: &str) -> Result<Self, String> {
         text.parse().map_err(|error: ProbeError| error.to_string())
+    }
+}
+
+impl Value for Users {
+    const EXPECTED: &'static str = "write any, or user IDs such as 1000 or 1000,1001";
+
+    fn read(text: &str) -> Result<Self, String> {
+        if text == "any" {
+            return Ok(Self::Any);
+        }
+        let ids = text.split(',').map(|id| id.trim().parse::<u32>());
+        let ids = ids.collect::<Result<Vec<_>, _>>();
+        ids.map(Self::These).map_err(|_| "not a list of user IDs".to_owned())
     }
 }
 

@@ -170,6 +170,7 @@ impl Mesh {
                 format: LogFormat::Text,
             },
             access_log: AccessLog::Off,
+            workload_api: None,
         }
     }
 }

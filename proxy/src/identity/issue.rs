@@ -4,11 +4,12 @@
 use std::{
     fs, io,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use prost_types::{Struct, Value, value::Kind};
-use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use squire_mesh::{
     bundle::{TrustBundle, TrustBundles},
     ports,
@@ -117,6 +118,33 @@ pub(super) async fn issue(
     proof: Proof<'_>,
     expected: Option<&SpiffeId>,
 ) -> Result<(Svid, VerifiedPeer), IssueError> {
+    let Signed { chain, key, bundles } = ask(config, roots, snapshot, proof).await?;
+    let svid = Svid::new(chain, key)?;
+    let verified = check(&svid, &bundles, expected, SystemTime::now())?;
+    Ok((svid, verified))
+}
+
+/// Asks for another SVID of the identity that `own` is of, under a key that is handed out with it.
+pub(super) async fn issue_another(
+    config: &Config,
+    roots: &Roots,
+    snapshot: &Snapshot,
+    own: &Svid,
+) -> Result<(Svid, PrivateKeyDer<'static>, VerifiedPeer), IssueError> {
+    let Signed { chain, key, bundles } = ask(config, roots, snapshot, Proof::Svid(own)).await?;
+    let svid = Svid::new(chain, key.clone_key())?;
+    let verified = check(&svid, &bundles, Some(own.id()), SystemTime::now())?;
+    Ok((svid, key, verified))
+}
+
+/// What the CA has signed for a new key; not looked at yet.
+struct Signed {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    bundles: Arc<TrustBundles>,
+}
+
+async fn ask(config: &Config, roots: &Roots, snapshot: &Snapshot, proof: Proof<'_>) -> Result<Signed, IssueError> {
     let (svid, token) = match proof {
         Proof::Token => (None, Some(bearer(config)?)),
         Proof::Svid(svid) => (Some(svid), None),
@@ -143,9 +171,8 @@ pub(super) async fn issue(
             });
         }
     };
-    let svid = Svid::new(chain(&answer, &bundles)?, key)?;
-    let verified = check(&svid, &bundles, expected, SystemTime::now())?;
-    Ok((svid, verified))
+    let chain = chain(&answer, &bundles)?;
+    Ok(Signed { chain, key, bundles })
 }
 
 /// Which of the workloads of our identity we stand beside: what the CA waits for when it rotates its root.

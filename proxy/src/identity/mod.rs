@@ -1,5 +1,6 @@
 //! Who this sidecar is: it obtains an SVID from the CA, renews it long before it ends, and publishes it. Private keys are
-//! made here, are new for every SVID and never leave memory. It decides nothing about peers.
+//! made here, are new for every SVID and never leave memory; only one that was made for the application is handed on. It
+//! decides nothing about peers.
 
 mod issue;
 mod renew;
@@ -8,8 +9,11 @@ mod schedule;
 
 use std::{sync::Arc, time::SystemTime};
 
+use rustls::pki_types::PrivateKeyDer;
 use squire_mesh::{bundle::RootDigest, tls::Svid};
 use tokio::sync::watch;
+
+use crate::{config::Config, roots::Roots, state::Snapshot};
 
 pub use issue::IssueError;
 pub use renew::Renewal;
@@ -41,6 +45,41 @@ pub struct Issued {
     pub root: RootDigest,
     /// The earliest end in its chain.
     pub not_after: SystemTime,
+    /// When it is going to be renewed.
+    pub renew_at: SystemTime,
+}
+
+/// An SVID of our identity with the key that was made for it, for somebody who asked for both.
+pub(crate) struct KeyedSvid {
+    pub(crate) svid: Svid,
+    /// PKCS#8.
+    pub(crate) key: PrivateKeyDer<'static>,
+    /// The root it stands on.
+    pub(crate) root: RootDigest,
+    /// The earliest end in its chain.
+    pub(crate) not_after: SystemTime,
+    /// When it is to be replaced.
+    pub(crate) renew_at: SystemTime,
+}
+
+/// Asks the CA for another SVID of the same identity.
+///
+/// # Errors
+/// When the CA is not reached, refuses, or its answer is unusable.
+pub(crate) async fn another(
+    config: &Config,
+    roots: &Roots,
+    snapshot: &Snapshot,
+    own: &Issued,
+) -> Result<KeyedSvid, IssueError> {
+    let (svid, key, verified) = issue::issue_another(config, roots, snapshot, &own.svid).await?;
+    Ok(KeyedSvid {
+        svid,
+        key,
+        root: verified.root(),
+        not_after: verified.not_after(),
+        renew_at: schedule::renewal_point(SystemTime::now(), verified.not_after(), rand::random()),
+    })
 }
 
 impl Identity {

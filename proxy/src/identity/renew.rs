@@ -80,9 +80,8 @@ impl Renewal {
             match self.attempt().await {
                 Ok(issued) => {
                     backoff.reset();
-                    let renew_at = renewal_point(SystemTime::now(), issued.not_after, rand::random());
-                    self.publish(&issued, renew_at);
-                    self.until_due(&issued, renew_at).await;
+                    self.publish(&issued);
+                    self.until_due(&issued).await;
                 }
                 Err(error) => {
                     let wait = backoff.wait();
@@ -115,6 +114,7 @@ impl Renewal {
             generation: held.last().map_or(1, |last| last.generation + 1),
             root: verified.root(),
             not_after: verified.not_after(),
+            renew_at: renewal_point(SystemTime::now(), verified.not_after(), rand::random()),
         }))
     }
 
@@ -124,13 +124,13 @@ impl Renewal {
         self.config.identity.clone().or(before)
     }
 
-    fn publish(&self, issued: &Arc<Issued>, renew_at: SystemTime) {
+    fn publish(&self, issued: &Arc<Issued>) {
         tracing::info!(
             spiffe_id = %issued.svid.id(),
             serial = %issued.svid.serial(),
             generation = issued.generation,
             expires_in_s = seconds_to(issued.not_after),
-            renewal_in_s = seconds_to(renew_at),
+            renewal_in_s = seconds_to(issued.renew_at),
             "SVID issued"
         );
         self.vitals.renewed(issued);
@@ -152,9 +152,9 @@ impl Renewal {
 
     /// Waits for the renewal point by the wall clock, or for a reason not to wait: someone asked, our root is gone, or
     /// another root signs now.
-    async fn until_due(&mut self, issued: &Issued, renew_at: SystemTime) {
+    async fn until_due(&mut self, issued: &Issued) {
         let mut following = true;
-        let mut renew_at = renew_at;
+        let mut renew_at = issued.renew_at;
         loop {
             if !self.root_is_held(issued) {
                 tracing::info!(root = %issued.root, "the root of our SVID has left the trust bundle, renewing");

@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
+use squire_mesh::json;
 
-use super::{TokenRefused, json};
+use super::TokenRefused;
 
 /// How far clocks may be apart.
 const LEEWAY: Duration = Duration::from_secs(60);

@@ -3,7 +3,6 @@
 //! refused, whatever the other tokens say. Decides no policy.
 
 mod compact;
-mod json;
 mod keys;
 mod places;
 mod refused;

@@ -268,7 +268,7 @@ impl Sources {
     /// OpenID Connect Discovery 1.0 §4: where the issuer says its keys are.
     async fn discover(&self, issuer: &str) -> Result<String, String> {
         let document = self.get(&discovery_of(issuer)).await?;
-        let document = super::json::object(&document).ok_or("the discovery document is not a JSON object")?;
+        let document = squire_mesh::json::object(&document).ok_or("the discovery document is not a JSON object")?;
         let text = |name: &str| document.get(name).and_then(serde_json::Value::as_str);
         if text("issuer") != Some(issuer) {
             return Err("the discovery document names another issuer".to_owned());

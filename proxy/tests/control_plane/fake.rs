@@ -361,6 +361,9 @@ impl AggregatedDiscoveryService for Serving {
 impl ReportService for Serving {
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
         let _ = self.events.send(Event::Report(request.into_inner())).await;
-        Ok(Response::new(ReportResponse { next_seconds: 1 }))
+        Ok(Response::new(ReportResponse {
+            next_seconds: 1,
+            ..Default::default()
+        }))
     }
 }

@@ -1,5 +1,5 @@
-//! JSON objects of a token, read strictly: a name that comes twice is refused, because two readers could then see two
-//! different tokens (RFC 7519 §4).
+//! JSON objects that are signed or say whom to trust (tokens, bundles), read strictly: a name that comes twice is refused,
+//! because two readers could then see two different things (RFC 7519 §4). It knows no meaning.
 
 use std::fmt;
 
@@ -7,7 +7,8 @@ use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 /// Reads one JSON object and nothing behind it.
-pub(super) fn object(bytes: &[u8]) -> Option<Map<String, Value>> {
+#[must_use]
+pub fn object(bytes: &[u8]) -> Option<Map<String, Value>> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = Strict.deserialize(&mut reader).ok()?;
     reader.end().ok()?;
