@@ -228,6 +228,9 @@ mod tests {
 
     fn report(not_after: i64, renew_at: i64, clock_skew: i64) -> ReportView {
         ReportView {
+            own_bundle_digest: String::new(),
+            own_bundle_sequence: 0,
+            stands_on_old_root: false,
             spiffe_id: "spiffe://cluster.local/ns/shop/sa/web".into(),
             received: 1000,
             bundle_digest: String::new(),

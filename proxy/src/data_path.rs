@@ -37,6 +37,7 @@ use crate::{
     tls::records::Engine,
     traffic::Traffic,
     watch_grounds,
+    workload_api::Handed,
 };
 
 /// What the rest of the sidecar gives to the data path.
@@ -51,6 +52,8 @@ pub struct Inputs {
     pub registry: Arc<Registry>,
     /// To be told what live connections stand on.
     pub standing: watch::Sender<Standing>,
+    /// The application's own SVIDs.
+    pub handed: Handed,
 }
 
 /// The running data path.
@@ -73,6 +76,7 @@ pub fn start(config: &Config, inputs: Inputs) -> io::Result<DataPath> {
         metrics,
         registry,
         standing,
+        handed,
     } = inputs;
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -155,6 +159,7 @@ pub fn start(config: &Config, inputs: Inputs) -> io::Result<DataPath> {
         ids: Ids::default(),
         trust_domain: config.trust_domain.clone(),
         standing,
+        handed,
     });
     tokio::spawn(watch_grounds::watch(Arc::clone(&shared), stop.clone()));
     let slots = Arc::new(Semaphore::new(

@@ -105,6 +105,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         stands,
     };
     let for_application = roots.clone();
+    let handed = workload_api::Handed::default();
     let (state, identity) = follow_control(&mut tasks, &config, roots, &vitals, told, renew_now);
     if let Some(api) = &config.workload_api {
         let endpoint = workload_api::Endpoint::open(api).map_err(|source| RunError::WorkloadApi {
@@ -118,6 +119,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
             identity: identity.clone(),
             state: state.clone(),
             figures: Arc::new(workload_api::WorkloadApiFigures::register(&registry)?),
+            handed: handed.clone(),
         };
         tasks.spawn(workload_api::serve(endpoint, parts));
     }
@@ -150,6 +152,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         metrics,
         registry: connections,
         standing,
+        handed,
     };
     let data_path = data_path::start(&config, inputs).map_err(RunError::DataPath)?;
     for address in data_path.addresses() {

@@ -26,6 +26,7 @@ use crate::{
     state::Snapshot,
     state::State,
     traffic::Traffic,
+    workload_api::Handed,
 };
 
 /// Everything a connection needs that is not its own.
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) trust_domain: TrustDomain,
     /// What live connections stand on; for the control plane.
     pub(crate) standing: watch::Sender<Standing>,
+    /// The application's own SVIDs, which stand on a root like connections do.
+    pub(crate) handed: Handed,
 }
 
 /// Where connection ids come from.

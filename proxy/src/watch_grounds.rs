@@ -81,9 +81,11 @@ fn tell_standing(shared: &Shared, snapshot: &Snapshot) {
         let facts = connection.facts();
         !shares && facts.peer.as_ref().is_some_and(|peer| on_old_root(snapshot, peer))
     };
+    let signing = own.and_then(TrustBundle::signing);
+    let handed = signing.is_some_and(|signing| shared.handed.any_not_on(signing.root, SystemTime::now()));
     let now = Standing {
         bundle: own.map_or(0, TrustBundle::sequence),
-        on_old_root: several && (live().any(old) || shared.http2.any_on_old_root(snapshot)),
+        on_old_root: several && (live().any(old) || shared.http2.any_on_old_root(snapshot) || handed),
     };
     shared.standing.send_if_modified(|told| {
         let changed = *told != now;

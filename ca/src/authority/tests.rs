@@ -805,6 +805,8 @@ fn every_step_of_a_rotation_with_a_fault_at_every_write_leaves_the_phase_before_
             take(&disk).unwrap();
         }
     }
+}
+
 // ---- JWT-SVIDs -------------------------------------------------------------------------------------------------------
 
 /// A token for the audience `db`, at this time, as the SVID of `web` would get it.

@@ -79,6 +79,7 @@ impl Mesh {
             metrics: Arc::clone(&metrics),
             registry: Arc::clone(&registry),
             standing: watch::Sender::default(),
+            handed: Handed::default(),
         };
         let data_path = start(&self.config(name, app), inputs).unwrap();
         let outbound = data_path.addresses()[1];

@@ -7,6 +7,7 @@ mod answers;
 mod authority;
 mod endpoint;
 mod figures;
+mod handed;
 mod service;
 mod streams;
 mod svid;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 pub use endpoint::Endpoint;
 pub use figures::WorkloadApiFigures;
+pub use handed::Handed;
 
 use self::{service::Api, svid::ApplicationSvids, tokens::Tokens};
 use crate::{config::Config, identity, roots::Roots, state::State};
@@ -32,6 +34,8 @@ pub struct Parts {
     pub state: State,
     /// What is counted.
     pub figures: Arc<WorkloadApiFigures>,
+    /// What is out, for the evidence that a rotation waits for.
+    pub handed: Handed,
 }
 
 /// Serves until it is dropped.

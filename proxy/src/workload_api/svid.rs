@@ -11,7 +11,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Parts, figures::WorkloadApiFigures};
+use super::{Handed, Parts, figures::WorkloadApiFigures};
 use crate::{
     backoff::Backoff,
     config::Config,
@@ -46,6 +46,7 @@ pub(super) struct Keeper {
     publish: watch::Sender<Option<Arc<KeyedSvid>>>,
     wanted: Arc<Notify>,
     figures: Arc<WorkloadApiFigures>,
+    handed: Handed,
 }
 
 impl ApplicationSvids {
@@ -60,6 +61,7 @@ impl ApplicationSvids {
             publish: publish.clone(),
             wanted: Arc::clone(&wanted),
             figures: Arc::clone(&parts.figures),
+            handed: parts.handed.clone(),
         };
         (Self { publish, wanted }, keeper)
     }
@@ -84,6 +86,8 @@ impl Keeper {
                     backoff.reset();
                     tracing::info!(serial = %svid.svid.serial(), "an SVID was issued to the application");
                     let svid = Arc::new(svid);
+                    let listened = self.publish.receiver_count() > 0;
+                    self.handed.add(svid.root, svid.not_after, listened, SystemTime::now());
                     self.tell(Some(Arc::clone(&svid)));
                     self.until_due(&svid, own.generation).await;
                 }

@@ -86,6 +86,7 @@ use crate::{
     state::{Change, Kind, Store, Update},
     tls::fixture::Ca,
     traffic::Traffic,
+    workload_api::Handed,
 };
 
 /// What a server does with a request.
@@ -173,7 +174,8 @@ impl Rig {
             explicit: false,
             destinations,
             trust_domain: "cluster.local".parse().unwrap(),
-            standing: tokio::sync::watch::Sender::default(),
+            standing: watch::Sender::default(),
+            handed: Handed::default(),
             tasks,
             draining: draining.clone(),
             ids: Ids::default(),
