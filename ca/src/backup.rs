@@ -297,7 +297,7 @@ mod tests {
         );
         founded(&dir);
         let header = backed_up(&dir, &out);
-        assert_eq!(header.log.count, 2);
+        assert_eq!(header.log.count, 3);
         assert_eq!(fs::metadata(&out).unwrap().mode() & 0o777, 0o600);
         assert!(
             make(&DirStore::shared(&dir).unwrap(), &out, SystemTime::now()).is_err(),
@@ -308,7 +308,7 @@ mod tests {
         assert_eq!(state(&dir), state(&other));
         let ca =
             CertificateAuthority::open(Arc::new(DirStore::open(&other).unwrap()), None, SystemTime::now()).unwrap();
-        assert_eq!(ca.verify_log(SystemTime::now()).unwrap().head.count, 3);
+        assert_eq!(ca.verify_log(SystemTime::now()).unwrap().head.count, 4);
         ca.rotate(None, "test", SystemTime::now()).unwrap();
         let doubt = ca.progress(SystemTime::now()).doubt.unwrap();
         assert!(doubt.contains("restored"), "{doubt}");

@@ -51,7 +51,7 @@ enum Command {
     Ca(ca::Args),
     Check(check::Args),
     Connections(connections::Args),
-    Control(control::Args),
+    Control(Box<control::Args>),
     Demo(demo::Args),
     DemoApp(demo::app::Args),
     DemoLeash(demo::leash::Args),

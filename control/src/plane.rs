@@ -346,7 +346,8 @@ impl Parts<'_> {
                 if changed.is_err() {
                     return;
                 }
-                (ca.mark_unchanged(), objects.mark_unchanged());
+                ca.mark_unchanged();
+                objects.mark_unchanged();
                 sender.send_replace(Arc::new(merged(&ca, &objects)));
             }
         });

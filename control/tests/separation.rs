@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Names that only code that signs may say.
-const SIGNING: [&str; 3] = ["squire_ca", "crate::issuing", "super::issuing"];
+const SIGNING: [&str; 3] = ["squire_ca::", "crate::issuing", "super::issuing"];
 /// Names that only code that decides, or pushes what was decided, may say.
 const DECIDING: [&str; 6] = [
     "crate::policy",

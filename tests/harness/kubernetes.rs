@@ -142,9 +142,7 @@ impl ApiServer {
             if client.request_text(request).await.is_ok() {
                 return;
             }
-            let mut server = self.server.lock().unwrap();
-            let lives = server.as_mut().is_some_and(Process::lives);
-            drop(server);
+            let lives = self.server.lock().unwrap().as_mut().is_some_and(Process::lives);
             assert!(lives, "kube-apiserver has ended");
             let waited = started.elapsed();
             assert!(waited < START, "kube-apiserver does not serve within {START:?}");

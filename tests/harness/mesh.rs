@@ -213,7 +213,9 @@ impl Mesh {
         command.arg("control").arg("--dir").arg(self.objects());
         command.arg("--ca-dir").arg(self.ca_dir());
         command.args(["--grpc", &self.grpc().to_string(), "--admin", &self.admin().to_string()]);
-        command.args(["--trust-domain", &self.domain]);
+        if self.domain != "cluster.local" {
+            command.args(["--trust-domain", &self.domain]);
+        }
         command
     }
 

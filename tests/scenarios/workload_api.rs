@@ -140,7 +140,7 @@ async fn the_python_client_gets_everything_and_openssl_reaches_a_peer_with_what_
     })
     .await;
     assert_eq!(answer, "hello from an app\n");
-    scene.db.logged(&[("source", &id("web")), ("verdict", "allow")]).await;
+    scene.db.logged(&[("source", &id("web")), ("verdict", "ALLOW")]).await;
 }
 
 #[tokio::test]

@@ -235,7 +235,7 @@ mod tests {
             }
             assert!(keys.len() <= 2);
         }
-        assert_eq!(signers.len(), 8, "a new one every two days, less the lead");
+        assert_eq!(signers.len(), 7, "a new one every two days");
     }
 
     #[test]

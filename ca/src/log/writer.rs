@@ -20,10 +20,29 @@ const BATCH: usize = 256;
 /// How often another replica may have appended first before whoever waits is told so.
 const OVERTAKEN: usize = 100;
 
-/// A handle to the writer; it ends when the last handle is dropped.
+/// A handle to the writer, which has ended, and let go of the store, when the last handle is dropped.
 #[derive(Debug, Clone)]
 pub struct Log {
-    queue: mpsc::Sender<Pending>,
+    writing: Arc<Writing>,
+}
+
+/// The writer's thread, and the way to it.
+#[derive(Debug)]
+struct Writing {
+    queue: Option<mpsc::Sender<Pending>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        // Nothing comes any more: the writer ends when what waits is written.
+        drop(self.queue.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the writer of the issuance log has panicked: this is a bug, please report it");
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -72,7 +91,7 @@ impl Log {
             head,
             dirty: false,
         };
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("issuance-log".into())
             .spawn(move || writer.run(waiting))
             .map_err(|source| StoreError::Io {
@@ -80,7 +99,13 @@ impl Log {
                 action: "start the log writer",
                 source,
             })?;
-        Ok(Self { queue })
+        let writing = Writing {
+            queue: Some(queue),
+            thread: Some(thread),
+        };
+        Ok(Self {
+            writing: Arc::new(writing),
+        })
     }
 
     /// Appends an entry; returns its number once it is durable.
@@ -89,7 +114,7 @@ impl Log {
     /// When it could not be made durable: then what it tells of must not take effect.
     pub async fn append(&self, event: Event, now: SystemTime) -> Result<u64, LogError> {
         let (done, answer) = oneshot::channel();
-        self.queue
+        self.queue()?
             .send(Pending { event, now, done })
             .await
             .map_err(|_| LogError::Closed)?;
@@ -102,10 +127,14 @@ impl Log {
     /// As [`Log::append`].
     pub fn append_blocking(&self, event: Event, now: SystemTime) -> Result<u64, LogError> {
         let (done, answer) = oneshot::channel();
-        self.queue
+        self.queue()?
             .blocking_send(Pending { event, now, done })
             .map_err(|_| LogError::Closed)?;
         answer.blocking_recv().map_err(|_| LogError::Closed)?
+    }
+
+    fn queue(&self) -> Result<&mpsc::Sender<Pending>, LogError> {
+        self.writing.queue.as_ref().ok_or(LogError::Closed)
     }
 }
 

@@ -156,6 +156,10 @@ fn progress_of(reply: Result<Reply, Failure>) -> Result<Progress, Failure> {
     }
 }
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a command of its own process: nothing else runs on this thread, and the CA is asked anew"
+)]
 fn follow(dir: &Path, mut progress_now: Progress, watch: bool, output: Format) -> Outcome {
     if !watch {
         show(output, &progress_now, progress_table)?;

@@ -68,10 +68,14 @@ impl FromStr for EndpointUrl {
         if host.is_empty() {
             return Err("it names no host".to_owned());
         }
-        let port = match (authority.port(), authority.as_str().ends_with(':')) {
-            (None, false) => 443,
-            (Some(port), _) if port.as_u16() > 0 => port.as_u16(),
-            _ => return Err("its port is no port".to_owned()),
+        // `Uri` passes over a port that is no number: read what stands behind the host.
+        let port = match &authority.as_str()[authority.host().len()..] {
+            "" => 443,
+            written => written
+                .strip_prefix(':')
+                .and_then(|digits| digits.parse().ok())
+                .filter(|port| *port > 0)
+                .ok_or("its port is no port")?,
         };
         Ok(Self {
             host: host.to_ascii_lowercase(),

@@ -42,6 +42,8 @@ pub(crate) struct Sidecar {
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) renew_now: Arc<Notify>,
     pub(crate) files: TempDir,
+    /// Nobody tells anything here, but somebody could.
+    _standing: watch::Sender<Standing>,
     _tasks: JoinSet<()>,
 }
 
@@ -88,13 +90,14 @@ impl Sidecar {
         );
         let (client, channel) =
             xds::Client::new(Arc::clone(&config), roots, identity.clone(), store, Arc::clone(&vitals));
+        let (standing, stands) = watch::channel(Standing::default());
         let reporter = Reporter {
             config: Arc::clone(&config),
             identity: identity.clone(),
             state: state.clone(),
             channel,
             admin: "0.0.0.0:15020".parse().unwrap(),
-            standing: watch::channel(Standing::default()).1,
+            standing: stands,
             vitals: Arc::clone(&vitals),
         };
         let mut tasks = JoinSet::new();
@@ -109,6 +112,7 @@ impl Sidecar {
             vitals,
             renew_now,
             files,
+            _standing: standing,
             _tasks: tasks,
         }
     }

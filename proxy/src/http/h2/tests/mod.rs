@@ -4,6 +4,7 @@ mod strict;
 
 /// Every test of this room, with our own engine.
 #[path = "."]
+#[allow(clippy::duplicate_mod, reason = "the same tests on purpose, once for each engine")]
 mod with_squire {
     use super::{super::wire::Engine, *};
 
@@ -27,6 +28,7 @@ mod with_squire {
 
 /// The same tests, with the `h2` crate: both engines do the same.
 #[path = "."]
+#[allow(clippy::duplicate_mod, reason = "the same tests on purpose, once for each engine")]
 mod with_h2 {
     use super::{super::wire::Engine, *};
 
