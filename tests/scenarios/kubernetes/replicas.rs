@@ -214,8 +214,8 @@ async fn killing_the_leader_of_three_amid_issuing_and_pushing_loses_nothing_and_
             assert!(serials.insert(serial.to_owned()), "{serial} stands there twice");
         }
     }
-    let issued = issued.lock().unwrap();
-    for chain in issued.iter() {
+    let issued = issued.lock().unwrap().clone();
+    for chain in &issued {
         let certificate = key_digest(chain);
         let found = serials.iter().any(|serial| holds(&certificate, serial));
         assert!(found, "a certificate that the log does not show");
