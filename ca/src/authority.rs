@@ -2,9 +2,11 @@
 //! says when the bundle changes. Nothing leaves it that is not in the issuance log, and nothing takes effect that is not
 //! in the store. It does not judge who asks: that is the attestors' work.
 
+mod fence;
 mod issued;
 mod jwt;
 mod refresh;
+mod replicas;
 mod revoke;
 mod rotate;
 mod supplied;
@@ -18,7 +20,7 @@ pub use upkeep::INTERMEDIATE_RENEWAL_PERCENT;
 
 use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use rcgen::PublicKeyData;
@@ -31,6 +33,7 @@ use squire_mesh::{
 };
 use tokio::sync::watch;
 
+use self::{fence::Fence, replicas::Left};
 use crate::{
     attest::Attested,
     csr::Csr,
@@ -45,7 +48,7 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// The workload that the control plane's own SVID stands beside.
+/// The workload that the control plane's own SVID stands beside; a replica's name follows where there are several.
 pub const OWN: &str = "control-plane";
 
 /// A CA that is open for business.
@@ -61,6 +64,10 @@ pub struct CertificateAuthority {
     roster: Roster,
     /// Since when the gate of the bundle with this number has been open.
     open_since: Mutex<Option<(u64, SystemTime)>>,
+    /// The workload that this process' own SVID stands beside.
+    own: String,
+    fence: Fence,
+    left: Mutex<Left>,
 }
 
 struct Current {
@@ -124,6 +131,7 @@ impl CertificateAuthority {
     /// # Errors
     /// When there is none, it is damaged, it belongs to another trust domain than `wanted`, or the store fails.
     pub fn open(store: Arc<dyn Store>, wanted: Option<&TrustDomain>, now: SystemTime) -> Result<Arc<Self>, CaError> {
+        let asked = Instant::now();
         let state = store.load()?.ok_or_else(|| StoreError::NotInitialised(store.place()))?;
         let domain = state.domain()?;
         if let Some(wanted) = wanted.filter(|wanted| **wanted != domain) {
@@ -141,7 +149,12 @@ impl CertificateAuthority {
         let revocations = watch::Sender::new(Arc::new(revocation::in_force(&state.revocations)));
         let roster = Roster::default();
         roster.intermediate(hierarchy.intermediate().key_id(), &state.intermediate.root);
+        let fence = Fence::new(state.sequence, asked);
         let current = RwLock::new(Arc::new(Current { state, hierarchy }));
+        let own = match store.replica() {
+            Some(replica) => format!("{OWN}/{replica}"),
+            None => OWN.to_owned(),
+        };
         let ca = Arc::new(Self {
             store,
             log,
@@ -152,6 +165,9 @@ impl CertificateAuthority {
             changing: Mutex::new(()),
             roster,
             open_since: Mutex::default(),
+            own,
+            fence,
+            left: Mutex::default(),
         });
         ca.renew_intermediate_if_due(now)?;
         ca.advance_jwt_keys(now)?;
@@ -211,7 +227,7 @@ impl CertificateAuthority {
             id,
             attestor: "ca",
             subject: "the control plane itself".into(),
-            workload: Some(OWN.to_owned()),
+            workload: Some(self.own.clone()),
         };
         let issued = self.issue_for(&attested, &key, fingerprint, ttl, now).await?;
         Ok(Svid::new(
@@ -228,8 +244,9 @@ impl CertificateAuthority {
         ttl: Option<Duration>,
         now: SystemTime,
     ) -> Result<Issued, IssueError> {
-        self.revocations.borrow().check_identity(&attested.id, now)?;
         loop {
+            self.check_fence()?;
+            self.revocations.borrow().check_identity(&attested.id, now)?;
             let current = self.current();
             let mut issued = issued::sign(&current.hierarchy, &attested.id, key, granted_ttl(ttl), now)?;
             let issuer = current.hierarchy.intermediate().key_id();
@@ -254,9 +271,13 @@ impl CertificateAuthority {
                 not_before: issued.validity.not_before,
                 not_after: issued.validity.not_after,
             });
+            self.check_fence()?;
             // Another root has begun to sign meanwhile: nothing under the one before is handed out any more, so that whoever
             // is known to hold an SVID under the new one holds no older one unseen.
-            if self.current().state.active_root == current.state.active_root {
+            let latest = self.current();
+            if latest.state.active_root == current.state.active_root {
+                let roots = latest.hierarchy.bundle().roots();
+                issued.roots = roots.iter().map(|root| root.der().clone()).collect();
                 return Ok(issued);
             }
         }
@@ -266,11 +287,27 @@ impl CertificateAuthority {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether this replica may sign by the state it knows.
+    fn check_fence(&self) -> Result<(), IssueError> {
+        match self.store.replica().and_then(|_| self.fence.is_stale(Instant::now())) {
+            Some(age) => Err(IssueError::Stale { seconds: age.as_secs() }),
+            None => Ok(()),
+        }
+    }
+
     /// Saves a state, then lets it take effect.
     fn save_and_adopt(&self, state: State) -> Result<(), CaError> {
         let hierarchy = Hierarchy::load(&state)?;
-        self.store.save(&state)?;
+        self.save(&state)?;
         self.adopt(state, hierarchy);
+        Ok(())
+    }
+
+    /// Saves a state: nobody else has changed it since it was read.
+    fn save(&self, state: &State) -> Result<(), StoreError> {
+        let asked = Instant::now();
+        self.store.save(state)?;
+        self.fence.read(state.sequence, asked);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ mod chain;
 mod entry;
 mod writer;
 
-pub use chain::{LogFault, Verified, verify, verify_end};
+pub use chain::{LogFault, Verified, verify, verify_end, verify_from};
 pub use entry::{Entry, Event, rfc3339};
 pub(crate) use writer::begin;
 pub use writer::{Log, LogError, restart};

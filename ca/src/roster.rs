@@ -3,11 +3,14 @@
 //! certificate has reported, or it has ended. It judges and counts; it takes no step.
 
 mod gate;
+mod others;
 mod reading;
 
 pub(crate) use gate::{Gate, Waits};
 pub use gate::{Gone, Missing, Progress};
+pub(crate) use others::{SILENT, Testimony, Word};
 pub use reading::Reading;
+pub(crate) use reading::may_pass;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,7 +21,8 @@ use std::{
 
 use squire_mesh::spiffe::SpiffeId;
 
-use crate::profile::MAX_TTL;
+use self::others::Other;
+use crate::{log::Head, profile::MAX_TTL};
 
 /// Holders that stopped counting, as far as they are remembered.
 const MAX_GONE: usize = 1000;
@@ -35,6 +39,10 @@ struct Inner {
     /// Key identifier of an intermediate, and the root that signed it.
     intermediates: HashMap<Box<str>, Arc<str>>,
     reading: Reading,
+    /// How far the log has been read.
+    read_to: Option<Head>,
+    /// The word of other replicas, by name.
+    others: HashMap<Box<str>, Other>,
     gone: VecDeque<(Holder, SystemTime)>,
 }
 

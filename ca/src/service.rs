@@ -176,6 +176,7 @@ impl Refusal {
             Self::Issue(IssueError::NotOurs { .. }) => "other_trust_domain",
             Self::Issue(IssueError::Intermediate { .. }) => "intermediate_not_valid",
             Self::Issue(IssueError::Log(_)) => "log",
+            Self::Issue(IssueError::Stale { .. }) => "stale",
             Self::Issue(IssueError::Sign(_) | IssueError::Own(_)) => "sign",
         }
     }
@@ -189,7 +190,9 @@ impl Refusal {
             | Self::Revoked(_) => Code::PermissionDenied,
             Self::Attest(_) => Code::Unauthenticated,
             Self::Issue(IssueError::NotOurs { .. } | IssueError::Revoked(_)) => Code::PermissionDenied,
-            Self::Issue(IssueError::Log(_) | IssueError::Intermediate { .. }) => Code::Unavailable,
+            Self::Issue(IssueError::Log(_) | IssueError::Stale { .. } | IssueError::Intermediate { .. }) => {
+                Code::Unavailable
+            }
             Self::Issue(IssueError::Sign(_) | IssueError::Own(_)) => Code::Internal,
         }
     }

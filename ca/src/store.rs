@@ -8,6 +8,8 @@ pub mod disk;
 pub(crate) mod faults;
 mod lock;
 mod permissions;
+#[cfg(test)]
+pub(crate) mod together;
 mod watched;
 
 pub use cluster::{ClusterStore, STATE_SECRET};
@@ -38,6 +40,36 @@ pub trait Store: Send + Sync + 'static {
     /// Whether the state may be changed here; where several processes share a store, by one of them.
     fn leads(&self) -> bool {
         true
+    }
+
+    /// The name of this process among several that issue from the same state and write into the same log; `None` where it
+    /// is alone with its store.
+    fn replica(&self) -> Option<&str> {
+        None
+    }
+
+    /// Leaves word for the other replicas, in place of what this one has left before. Where there are none, nobody needs it.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    fn testify(&self, _testimony: &[u8]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// The word of every other replica, by its name.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn testimonies(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// Takes away what other replicas have left.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    fn clear_testimonies(&self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     /// The state; `None` before a CA was initialised here.

@@ -2,31 +2,31 @@
 //! fresh. It knows nothing of policies, workloads or who is sent what: code that signs and code that decides never
 //! import each other.
 
+mod counting;
+mod own;
+mod roots;
 mod shared;
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
 
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts};
 use squire_ca::{
     admin,
     attest::{Attestor, JoinTokens, Oidc, OidcConfig, Renewal, ServiceAccounts},
-    authority::{CertificateAuthority, OWN},
+    authority::CertificateAuthority,
     jwt::JwtIssuingService,
     roster::Evidence,
     seal::Seal,
-    service::{IssuingService, Observer, PeerIdentity},
-    store::{Alarm, DirStore, OPERATIONS, Store, Watched},
+    service::{IssuingService, PeerIdentity},
+    store::{Alarm, DirStore, Store, Watched},
 };
 use squire_mesh::{
-    bundle::{TrustBundle, TrustBundles},
-    ports,
+    bundle::TrustBundle,
     spiffe::SpiffeId,
-    svid::{Revocations, Role, identify},
-    tls::{ClientAuth, Svid, open_server_config, server_config},
+    svid::Revocations,
     wire::{
         ca::istio_certificate_service_server::IstioCertificateServiceServer,
         squire::jwt_svid_service_server::JwtSvidServiceServer,
@@ -36,17 +36,22 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Status, service::interceptor::InterceptedService};
 
+use self::{
+    counting::{Counting, alarm},
+    own::{own_id, renew, settings},
+    roots::publish_bundle,
+};
 use crate::{
     config::{CaKey, Config, JwtConfig},
     error::ControlError,
     expiry::{Expiries, Expiry},
     listener::Tls,
-    metrics::{Metrics, count},
+    metrics::Metrics,
     peer::Peer,
     reports::{ReportView, Witness},
 };
 
-/// After a failure to renew our own certificate.
+/// After a failure to renew our own certificate, or to write the roots.
 const RETRY: Duration = Duration::from_secs(10);
 
 pub use shared::Shared;
@@ -90,7 +95,7 @@ impl Issuing {
         let failed = |error: &dyn std::fmt::Display| ControlError::ca(&place, &error);
         let alarm = alarm(metrics).map_err(ControlError::Metrics)?;
         let reviewer = shared.as_ref().map(Shared::client);
-        let (ca, store, directory) = match shared {
+        let (ca, store, directory) = match &shared {
             Some(shared) => {
                 let (ca, store) = shared
                     .open(&config.trust_domain, alarm)
@@ -98,6 +103,8 @@ impl Issuing {
                     .map_err(|error| failed(&error))?;
                 tasks.spawn(until(stop.clone(), shared.maintain(Arc::clone(&ca))));
                 tasks.spawn(until(stop.clone(), shared.follow(Arc::clone(&ca))));
+                tasks.spawn(until(stop.clone(), shared.turn(Arc::clone(&ca), config.rotate_root_at)));
+                tasks.spawn(until(stop.clone(), shared.confer(Arc::clone(&ca))));
                 tasks.spawn(until(stop.clone(), shared.publish_roots(&ca)));
                 (ca, store, None)
             }
@@ -110,8 +117,6 @@ impl Issuing {
                     .map_err(|_| ControlError::Interrupted("opening the CA"))?
                     .map_err(|error| failed(&error))?;
                 tasks.spawn(until(stop.clone(), Arc::clone(&ca).maintain()));
-                // Replicas that share a store issue without each other's knowledge: only where there is one signer does it
-                // know whom a gate has to wait for.
                 tasks.spawn(until(stop.clone(), Arc::clone(&ca).turn(config.rotate_root_at)));
                 open_socket(&config.ca_dir, &ca, stop, tasks);
                 let store: Arc<dyn Store> = Arc::<DirStore>::clone(&directory);
@@ -121,6 +126,10 @@ impl Issuing {
         let id = own_id(config)?;
         let svid = ca.issue_own(id.clone(), None, SystemTime::now()).await;
         let svid = svid.map_err(|error| failed(&error))?;
+        if let Some(shared) = &shared {
+            // From now on the leader knows of this replica; what it did before that is read before anybody is issued anything.
+            shared.read_again(&ca).await;
+        }
         let bundles = ca.watch_bundle();
         let first = settings(&Arc::new(svid.clone()), &bundles.borrow());
         let (sender, tls) = watch::channel(Arc::new(first));
@@ -150,7 +159,12 @@ impl Issuing {
         let ca = Arc::clone(&self.ca);
         move || {
             let status = ca.status().map_err(|error| error.to_string())?;
-            serde_json::to_value(&status).map_err(|error| error.to_string())
+            let mut status = serde_json::to_value(&status).map_err(|error| error.to_string())?;
+            if ca.is_rotating() {
+                let progress = ca.progress(SystemTime::now());
+                status["rotation"] = serde_json::to_value(&progress).map_err(|error| error.to_string())?;
+            }
+            Ok(status)
         }
     }
 
@@ -238,25 +252,6 @@ impl Issuing {
     }
 }
 
-/// Counts failures of the CA's store.
-fn alarm(metrics: &Metrics) -> Result<Alarm, prometheus::Error> {
-    let failures = Opts::new("store_failures_total", "Operations of the CA's store that failed").namespace("squire_ca");
-    let failures = IntCounterVec::new(failures, &["operation"])?;
-    metrics.register(failures.clone())?;
-    for operation in OPERATIONS {
-        failures.with_label_values(&[operation]);
-    }
-    Ok(Arc::new(move |operation| {
-        failures.with_label_values(&[operation]).inc()
-    }))
-}
-
-/// Our own identity, which proxies expect when they dial.
-fn own_id(config: &Config) -> Result<SpiffeId, ControlError> {
-    SpiffeId::workload(&config.trust_domain, ports::SYSTEM_NAMESPACE, ports::CONTROL_ACCOUNT)
-        .map_err(|error| ControlError::ca(&config.ca_dir, &error))
-}
-
 fn open_socket(dir: &Path, ca: &Arc<CertificateAuthority>, stop: &CancellationToken, tasks: &TaskTracker) {
     match admin::listen(dir) {
         Ok(socket) => drop(tasks.spawn(until(stop.clone(), admin::serve(socket, Arc::clone(ca))))),
@@ -297,18 +292,6 @@ fn open_or_found(
     Ok((CertificateAuthority::open(shared, Some(domain), now)?, store))
 }
 
-fn settings(svid: &Arc<Svid>, bundle: &TrustBundle) -> Tls {
-    let bundles = Arc::new(TrustBundles::new([bundle.clone()]));
-    let config = server_config(Arc::clone(svid), Arc::clone(&bundles), ClientAuth::Optional, &[b"h2"]);
-    let open = open_server_config(svid, &[b"http/1.1"]);
-    Tls {
-        config,
-        open,
-        svid: Arc::clone(svid),
-        bundles,
-    }
-}
-
 /// Hands reports on to the CA.
 struct Evidenced(Arc<CertificateAuthority>);
 
@@ -325,101 +308,6 @@ impl Witness for Evidenced {
         };
         self.0.roster().report(id.clone(), workload, evidence, now);
     }
-}
-
-/// What we show and trust ourselves, for the evidence that a rotation waits for.
-fn report_own(ca: &CertificateAuthority, svid: &Svid, bundle: &TrustBundle) {
-    let now = SystemTime::now();
-    let bundles = TrustBundles::new([bundle.clone()]);
-    match identify(svid.chain(), &bundles, now, Role::Server) {
-        Ok(own) => {
-            let evidence = Evidence {
-                bundle_digest: bundle.digest(),
-                bundle_sequence: bundle.sequence(),
-                svid_root: own.root().to_string(),
-                svid_serial: svid.serial().to_string(),
-                svid_not_after: svid.not_after(),
-                stands_on_old_root: false,
-            };
-            ca.roster().report(svid.id().clone(), OWN, evidence, now);
-        }
-        Err(error) => tracing::error!(%error, "our own certificate is not good under our own roots"),
-    }
-}
-
-/// Whether another root signs now than the one our certificate stands on.
-fn is_outdated(svid: &Svid, bundle: &TrustBundle) -> bool {
-    let bundles = TrustBundles::new([bundle.clone()]);
-    let own = identify(svid.chain(), &bundles, SystemTime::now(), Role::Server);
-    match (own, bundle.signing()) {
-        (Ok(own), Some(signing)) => own.root() != signing.root,
-        (Ok(_), None) => false,
-        (Err(_), _) => true,
-    }
-}
-
-/// Keeps a file with the roots current, for whoever has to trust them before it can ask: replaced as a whole.
-async fn publish_bundle(file: PathBuf, mut bundles: watch::Receiver<Arc<TrustBundle>>) {
-    loop {
-        let pem = bundles.borrow_and_update().to_pem();
-        let aside = file.with_extension("new");
-        let written = async {
-            tokio::fs::write(&aside, pem).await?;
-            tokio::fs::File::open(&aside).await?.sync_all().await?;
-            tokio::fs::rename(&aside, &file).await
-        };
-        if let Err(error) = written.await {
-            tracing::error!(%error, file = %file.display(), "the roots cannot be written; trying again");
-            tokio::time::sleep(RETRY).await;
-            continue;
-        }
-        if bundles.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Renews our own certificate at half of its life and when another root signs, and shows it with the current bundle.
-async fn renew(
-    ca: Arc<CertificateAuthority>,
-    id: SpiffeId,
-    svid: Svid,
-    mut bundles: watch::Receiver<Arc<TrustBundle>>,
-    tls: watch::Sender<Arc<Tls>>,
-) {
-    let mut svid = Arc::new(svid);
-    let mut wait = half_life(&svid);
-    loop {
-        report_own(&ca, &svid, &bundles.borrow());
-        tokio::select! {
-            () = tokio::time::sleep(wait) => match ca.issue_own(id.clone(), None, SystemTime::now()).await {
-                Ok(new) => {
-                    tracing::info!(serial = %new.serial(), "our own certificate has been renewed");
-                    svid = Arc::new(new);
-                    wait = half_life(&svid);
-                }
-                Err(error) => {
-                    tracing::error!(%error, "our own certificate could not be renewed; trying again");
-                    wait = RETRY;
-                    continue;
-                }
-            },
-            changed = bundles.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                wait = if is_outdated(&svid, &bundles.borrow()) { Duration::ZERO } else { half_life(&svid) };
-            }
-        }
-        let next = settings(&svid, &bundles.borrow_and_update());
-        tls.send_replace(Arc::new(next));
-    }
-}
-
-/// Half of what is left of a certificate's life; a minute at most when clocks are odd.
-fn half_life(svid: &Svid) -> Duration {
-    let left = svid.not_after().duration_since(SystemTime::now()).unwrap_or_default();
-    (left / 2).max(RETRY)
 }
 
 async fn until(stop: CancellationToken, task: impl Future<Output = ()>) {
@@ -439,43 +327,4 @@ fn name_peer(mut request: Request<()>) -> Result<Request<()>, Status> {
         .extensions_mut()
         .insert(PeerIdentity(verified.map(|peer| (*peer).clone())));
     Ok(request)
-}
-
-/// Counts what an issuing service does.
-struct Counting {
-    issued: IntCounterVec,
-    refused: IntCounterVec,
-    seconds: Histogram,
-}
-
-impl Counting {
-    fn new(metrics: &Metrics, namespace: &str, what: &str) -> Result<Self, prometheus::Error> {
-        let opts = |name: &str, help: String| Opts::new(name, help).namespace(namespace);
-        let issued = opts("issued_total", format!("Issued {what}, by what proved the identity"));
-        let refused = opts("refused_total", format!("Refused {what}, by reason"));
-        let seconds = HistogramOpts::new("issue_seconds", "Time to attest, sign and log").namespace(namespace);
-        let counting = Self {
-            issued: IntCounterVec::new(issued, &["attestor"])?,
-            refused: IntCounterVec::new(refused, &["reason"])?,
-            seconds: Histogram::with_opts(seconds.buckets(prometheus::exponential_buckets(0.0005, 2.0, 14)?))?,
-        };
-        // A figure that is not there yet cannot be told from one that is not measured.
-        counting.issued.with_label_values(&["svid"]);
-        counting.refused.with_label_values(&["revoked"]);
-        metrics.register(counting.issued.clone())?;
-        metrics.register(counting.refused.clone())?;
-        metrics.register(counting.seconds.clone())?;
-        Ok(counting)
-    }
-}
-
-impl Observer for Counting {
-    fn issued(&self, attestor: &'static str, took: Duration) {
-        count(&self.issued, attestor).inc();
-        self.seconds.observe(took.as_secs_f64());
-    }
-
-    fn refused(&self, reason: &'static str) {
-        count(&self.refused, reason).inc();
-    }
 }

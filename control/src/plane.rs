@@ -242,7 +242,7 @@ struct Member {
 
 impl Member {
     fn shared_ca(&self) -> Shared {
-        Shared::new(self.client.clone(), &self.namespace, self.leads.clone())
+        Shared::new(self.client.clone(), &self.namespace, &self.replica, self.leads.clone())
     }
 }
 

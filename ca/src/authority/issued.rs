@@ -57,6 +57,14 @@ pub enum IssueError {
         /// RFC 3339.
         until: String,
     },
+    /// This replica does not know whether the state it has is still the one in force.
+    #[error(
+        "this replica could not read the CA's state for {seconds} s, and signs nothing until it can: see whether the API server can be reached"
+    )]
+    Stale {
+        /// How long ago it was read.
+        seconds: u64,
+    },
     /// Keys, names or signing failed.
     #[error("the certificate could not be signed: {0}")]
     Sign(String),

@@ -50,6 +50,7 @@ impl CertificateAuthority {
             subject: attested.subject.clone(),
         };
         self.log.append(event, now).await?;
+        self.check_fence()?;
         Ok(signed)
     }
 

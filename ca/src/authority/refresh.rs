@@ -1,7 +1,7 @@
 //! Taking over what another process has made of the state: replicas that share a store follow the one that leads. It changes
 //! nothing in the store.
 
-use std::sync::PoisonError;
+use std::{sync::PoisonError, time::Instant};
 
 use super::{CaError, CertificateAuthority};
 use crate::{hierarchy::Hierarchy, store::StoreError};
@@ -13,15 +13,18 @@ impl CertificateAuthority {
     /// When it cannot be read, is gone, or does not hold together: then the one before goes on.
     pub fn refresh(&self) -> Result<bool, CaError> {
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = Instant::now();
         let state = self
             .store
             .load()?
             .ok_or_else(|| StoreError::NotInitialised(self.store.place()))?;
-        if state.to_bytes()? == self.current().state.to_bytes()? {
-            return Ok(false);
+        let sequence = state.sequence;
+        let changed = state.to_bytes()? != self.current().state.to_bytes()?;
+        if changed {
+            let hierarchy = Hierarchy::load(&state)?;
+            self.adopt(state, hierarchy);
         }
-        let hierarchy = Hierarchy::load(&state)?;
-        self.adopt(state, hierarchy);
-        Ok(true)
+        self.fence.read(sequence, asked);
+        Ok(changed)
     }
 }

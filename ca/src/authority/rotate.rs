@@ -3,10 +3,10 @@
 
 use std::{
     sync::{Arc, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
-use super::{CaError, CertificateAuthority, Current, intermediate_event, root_event};
+use super::{CaError, CertificateAuthority, Current, fence::Fence, intermediate_event, root_event};
 use squire_mesh::svid::Revocations;
 
 use crate::{
@@ -16,13 +16,16 @@ use crate::{
     roster::{Gate, Progress, Roster, Waits},
     rotation::{self, RotationError, Successor},
     state::{Move, Phase, State},
+    store::StoreError,
 };
 
 /// A gate has to be open for this long: handshakes that were under way end meanwhile.
 const SETTLE: Duration = Duration::from_secs(3);
 /// How often the gate is looked at while a rotation is under way.
 const LOOK: Duration = Duration::from_millis(250);
-/// How often to look whether a rotation is due.
+/// The same where replicas confer.
+const CONFERRING: Duration = Duration::from_secs(1);
+/// How often to look whether a rotation is due, at least.
 const AUTOMATIC: Duration = Duration::from_secs(3600);
 
 /// Why a rotation did not go the way it was asked to.
@@ -102,8 +105,12 @@ impl CertificateAuthority {
     /// When log or store fail; then nothing has changed.
     pub fn advance_if_open(&self, now: SystemTime) -> Result<Option<Progress>, RotateError> {
         self.roster.forget_ended(now);
+        if !self.is_rotating() {
+            return Ok(None);
+        }
+        self.gather(now)?;
         let current = self.current();
-        let Some((gate, rotation)) = gate(&current) else {
+        let Some((gate, rotation)) = gate(&current, &self.fence) else {
             return Ok(None);
         };
         let tally = self
@@ -159,7 +166,13 @@ impl CertificateAuthority {
     /// How far a rotation is, and whom it waits for.
     #[must_use]
     pub fn progress(&self, now: SystemTime) -> Progress {
-        progress(&self.current(), &self.roster, &self.revocations.borrow(), now)
+        progress(
+            &self.current(),
+            &self.fence,
+            &self.roster,
+            &self.revocations.borrow(),
+            now,
+        )
     }
 
     /// Takes each step of a rotation when its gate opens, and begins one when that is due, until it is dropped.
@@ -180,6 +193,7 @@ impl CertificateAuthority {
             };
             match tokio::task::spawn_blocking(step).await {
                 Ok(Ok(Some(progress))) => {
+                    self.clear_up(&progress).await;
                     tracing::info!(
                         phase = progress.phase,
                         sequence = progress.sequence,
@@ -191,14 +205,42 @@ impl CertificateAuthority {
                 Err(error) => tracing::error!(%error, "the rotation of the root was interrupted; trying again"),
             }
             if rotating {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(self.pace()).await;
             } else {
                 tokio::select! {
-                    () = tokio::time::sleep(AUTOMATIC) => {}
+                    () = tokio::time::sleep(self.until_due(automatic, SystemTime::now())) => {}
                     changed = bundle.changed() => if changed.is_err() { return },
                 }
             }
         }
+    }
+
+    /// After a rotation nobody needs the word of other replicas any more.
+    async fn clear_up(self: &Arc<Self>, reached: &Progress) {
+        if reached.phase != Phase::Stable.label() {
+            return;
+        }
+        let ca = Arc::clone(self);
+        let cleared = tokio::task::spawn_blocking(move || ca.store.clear_testimonies()).await;
+        if let Ok(Err(error)) = cleared {
+            tracing::debug!(%error, "what replicas have told each other stays until the next rotation");
+        }
+    }
+
+    /// How often the gate is looked at: other replicas have to be asked each time.
+    fn pace(&self) -> Duration {
+        if self.store.replica().is_some() {
+            CONFERRING
+        } else {
+            LOOK
+        }
+    }
+
+    /// How long until a rotation may be due.
+    fn until_due(&self, automatic: Option<u32>, now: SystemTime) -> Duration {
+        let due = automatic.map(|percent| self.root_validity().at_percent(percent));
+        let left = due.and_then(|due| due.duration_since(now).ok());
+        left.unwrap_or(AUTOMATIC).clamp(Duration::from_secs(1), AUTOMATIC)
     }
 
     /// Logs, saves, and lets a step take effect.
@@ -209,13 +251,17 @@ impl CertificateAuthority {
         step: impl FnOnce(&State) -> Result<State, RotateError>,
     ) -> Result<Progress, RotateError> {
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.store.leads() {
+            // Before anything of it is in the log.
+            return Err(CaError::from(StoreError::Follower(self.store.place())).into());
+        }
         let before = self.current();
         let state = step(&before.state)?;
         let hierarchy = Hierarchy::load(&state).map_err(CaError::from)?;
         for event in events(&before, &state, &hierarchy, why)? {
             self.log.append_blocking(event, now).map_err(CaError::from)?;
         }
-        self.store.save(&state).map_err(CaError::from)?;
+        self.save(&state).map_err(CaError::from)?;
         self.adopt(state, hierarchy);
         Ok(self.progress(now))
     }
@@ -238,7 +284,7 @@ impl CertificateAuthority {
 }
 
 /// The gate that a state waits at.
-fn gate(current: &Current) -> Option<(Gate, &Move)> {
+fn gate<'c>(current: &'c Current, fence: &Fence) -> Option<(Gate, &'c Move)> {
     let state = &current.state;
     let rotation = state.phase.rotation()?;
     let waits = match &state.phase {
@@ -252,11 +298,12 @@ fn gate(current: &Current) -> Option<(Gate, &Move)> {
         sequence: state.sequence,
         digest: current.hierarchy.bundle().digest(),
         waits,
+        is_old: fence.is_old(state.sequence, Instant::now()),
     };
     Some((gate, rotation))
 }
 
-fn progress(current: &Current, roster: &Roster, revoked: &Revocations, now: SystemTime) -> Progress {
+fn progress(current: &Current, fence: &Fence, roster: &Roster, revoked: &Revocations, now: SystemTime) -> Progress {
     let state = &current.state;
     let mut progress = Progress {
         phase: state.phase.label().to_owned(),
@@ -273,7 +320,7 @@ fn progress(current: &Current, roster: &Roster, revoked: &Revocations, now: Syst
         gone: Vec::new(),
         doubt: None,
     };
-    let Some((gate, rotation)) = gate(current) else {
+    let Some((gate, rotation)) = gate(current, fence) else {
         progress.holders = roster.holders();
         return progress;
     };

@@ -10,12 +10,15 @@ use super::{CaError, CertificateAuthority, intermediate_event};
 use crate::{
     hierarchy::{Hierarchy, HierarchyError},
     log::{LogError, Verified, rfc3339},
+    roster::may_pass,
 };
 
 /// Share of an intermediate's life after which it is replaced, in percent.
 pub const INTERMEDIATE_RENEWAL_PERCENT: u32 = 50;
 /// How often [`CertificateAuthority::maintain`] looks, at least.
 const MAINTENANCE: Duration = Duration::from_secs(3600);
+/// Between two tries to read a log that cannot be read.
+const UNREADABLE: Duration = Duration::from_secs(5);
 /// Used and expired tokens are remembered that long, so that a replay is called one.
 const TOKEN_MEMORY: Duration = Duration::from_secs(24 * 3600);
 
@@ -66,7 +69,7 @@ impl CertificateAuthority {
         };
         let hierarchy = Hierarchy::load(&state)?;
         self.log.append_blocking(intermediate_event(&hierarchy), now)?;
-        self.store.save(&state)?;
+        self.save(&state)?;
         self.adopt(state, hierarchy);
         Ok(true)
     }
@@ -74,9 +77,13 @@ impl CertificateAuthority {
     /// Keeps the CA in order until it is dropped by the caller: checks the whole log once, renews the intermediate in time,
     /// forgets old tokens.
     pub async fn maintain(self: Arc<Self>) {
-        let ca = Arc::clone(&self);
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || ca.verify_log(SystemTime::now())).await {
-            tracing::error!(%error, "certificates may have been issued that the log does not show");
+        while let Err(error) = self.verify_whole_log().await {
+            if !may_pass(&error) {
+                tracing::error!(%error, "certificates may have been issued that the log does not show");
+                break;
+            }
+            tracing::warn!(%error, "the issuance log cannot be read: trying again");
+            tokio::time::sleep(UNREADABLE).await;
         }
         loop {
             let ca = Arc::clone(&self);
@@ -92,6 +99,12 @@ impl CertificateAuthority {
                 .unwrap_or(Duration::from_secs(60));
             tokio::time::sleep(due.clamp(Duration::from_secs(1), MAINTENANCE)).await;
         }
+    }
+
+    async fn verify_whole_log(self: &Arc<Self>) -> Result<(), LogError> {
+        let ca = Arc::clone(self);
+        let verified = tokio::task::spawn_blocking(move || ca.verify_log(SystemTime::now())).await;
+        verified.map_or(Ok(()), |verified| verified.map(drop))
     }
 
     fn tidy(&self, now: SystemTime) -> Result<(), CaError> {

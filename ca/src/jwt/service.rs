@@ -131,6 +131,7 @@ impl JwtRefusal {
             Self::Revoked(_) | Self::Issue(IssueError::Revoked(_)) => "revoked",
             Self::Issue(IssueError::NotOurs { .. }) => "other_trust_domain",
             Self::Issue(IssueError::Log(_)) => "log",
+            Self::Issue(IssueError::Stale { .. }) => "stale",
             Self::Issue(_) => "sign",
         }
     }
@@ -141,7 +142,7 @@ impl JwtRefusal {
             Self::Attest(AttestError::OtherTrustDomain { .. }) | Self::Revoked(_) => Code::PermissionDenied,
             Self::Attest(_) => Code::Unauthenticated,
             Self::Issue(IssueError::NotOurs { .. } | IssueError::Revoked(_)) => Code::PermissionDenied,
-            Self::Issue(IssueError::Log(_)) => Code::Unavailable,
+            Self::Issue(IssueError::Log(_) | IssueError::Stale { .. }) => Code::Unavailable,
             Self::Issue(_) => Code::Internal,
         }
     }

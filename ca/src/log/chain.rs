@@ -109,6 +109,19 @@ pub fn verify_end(end: impl BufRead, recorded: &Head) -> Result<Verified, LogFau
     follow(*recorded, recorded, &mut lines, &mut |_| {})
 }
 
+/// Checks what was appended after `known`, and hands every new entry to `each`. `lines` start where `known` ends.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_from(
+    known: &Head,
+    head: &Head,
+    lines: impl BufRead,
+    mut each: impl FnMut(Entry),
+) -> Result<Verified, LogFault> {
+    follow(*known, head, &mut Lines(lines), &mut each)
+}
+
 /// From one head on to the end of the lines.
 fn follow(
     mut at: Head,

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::SystemTime};
 use serde::{Deserialize, Serialize};
 use squire_mesh::svid::Revocations;
 
-use super::{Entry, Holder, Roster, Who};
+use super::{Entry, Evidence, Holder, Roster, Who};
 use crate::{log::rfc3339, revocation::Target};
 
 /// Holders that are named; further ones are counted.
@@ -19,6 +19,8 @@ pub(crate) struct Gate {
     pub(crate) sequence: u64,
     pub(crate) digest: String,
     pub(crate) waits: Waits,
+    /// The phase lasts so long that a replica which has not read it signs nothing any more.
+    pub(crate) is_old: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -128,8 +130,13 @@ impl Roster {
             if entry.ends <= now || holder.is_revoked(entry, revoked) {
                 continue;
             }
+            let words = inner.words(holder, entry.said.as_ref(), now);
+            if gate.is_old && words.is_empty() && holder.is_replica() {
+                tally.gone.push(Gone::silent(holder, entry));
+                continue;
+            }
             tally.holders += 1;
-            match gate.asks(holder, entry) {
+            match gate.asks(holder, entry, &words) {
                 Ok(()) => tally.shown += 1,
                 Err(why) => missing.push((entry.last_word(), holder, entry, why)),
             }
@@ -146,23 +153,30 @@ impl Roster {
             who: holder.to_string(),
             ended: rfc3339(*ended),
         });
-        tally.gone = told.collect();
+        tally.gone.extend(told);
         tally
     }
 }
 
 impl Gate {
     /// What a holder has not shown.
-    fn asks(&self, holder: &Holder, entry: &Entry) -> Result<(), String> {
-        let Some(said) = &entry.said else {
+    fn asks(&self, holder: &Holder, entry: &Entry, words: &[&Evidence]) -> Result<(), String> {
+        if words.is_empty() {
             return Err(match &holder.who {
+                Who::Workload(_) if holder.is_replica() => {
+                    "has not said that it has read this phase; it stops counting when it says nothing for half a minute"
+                        .to_owned()
+                }
                 Who::Workload(_) => "has not reported to this control plane since it started".to_owned(),
                 Who::Serial(_) => {
                     "does not report: give it the new bundle by hand, or wait until its certificate ends".to_owned()
                 }
             });
-        };
-        let evidence = &said.evidence;
+        }
+        words.iter().try_for_each(|word| self.judges(entry, word))
+    }
+
+    fn judges(&self, entry: &Entry, evidence: &Evidence) -> Result<(), String> {
         let (has, needs) = (evidence.bundle_sequence, self.sequence);
         if has != needs || evidence.bundle_digest != self.digest {
             return Err(format!("trusts bundle {has}, not {needs}"));
@@ -178,6 +192,16 @@ impl Gate {
             return Err("has connections that stand on the root that is to go".to_owned());
         }
         Ok(())
+    }
+}
+
+impl Gone {
+    /// A replica that signs nothing any more, whether it has ended or only hears nothing.
+    fn silent(holder: &Holder, entry: &Entry) -> Self {
+        Self {
+            who: format!("{holder}, which is silent and cannot sign"),
+            ended: rfc3339(entry.last_word()),
+        }
     }
 }
 

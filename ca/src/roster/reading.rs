@@ -11,7 +11,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Leaf, Roster};
 use crate::{
-    log::{self, Entry, Event, LogError, Verified, rfc3339},
+    log::{self, Entry, Event, LogError, LogFault, Verified, rfc3339},
     profile::MAX_TTL,
     store::Store,
 };
@@ -63,12 +63,57 @@ impl Roster {
             let each = |entry: Entry| self.take(&entry, now, &mut gap);
             log::verify(lines, head.as_ref(), each).map_err(LogError::Fault)
         }();
-        self.lock().reading = match (&read, gap) {
+        let mut inner = self.lock();
+        inner.read_to = read.as_ref().ok().map(|verified| verified.head);
+        inner.reading = match (&read, gap) {
+            (Err(error), _) if may_pass(error) => Reading::Pending,
             (Err(error), _) => Reading::Failed(error.to_string()),
             (Ok(_), Some(until)) => Reading::Gap { until },
             (Ok(_), None) => Reading::Done,
         };
+        drop(inner);
         read
+    }
+
+    /// Reads what was appended since: other replicas issue too. What was never read is read from its beginning. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(crate) fn catch_up(&self, store: &dyn Store, now: SystemTime) -> Result<(), LogError> {
+        let (read_to, failed) = {
+            let inner = self.lock();
+            (inner.read_to, matches!(inner.reading, Reading::Failed(_)))
+        };
+        if failed {
+            // It says so for as long as this process lives: somebody has to see to the log.
+            return Ok(());
+        }
+        let Some(read_to) = read_to else {
+            return self.read(store, now).map(drop);
+        };
+        let head = store.log_head()?.ok_or(LogError::Fault(LogFault::NoHead))?;
+        if head == read_to {
+            return Ok(());
+        }
+        if head.count <= read_to.count {
+            // It was set aside, and another one begun.
+            return self.read(store, now).map(drop);
+        }
+        let mut gap = None;
+        let lines = BufReader::new(store.read_log(read_to.bytes)?);
+        let each = |entry: Entry| self.take(&entry, now, &mut gap);
+        let read = log::verify_from(&read_to, &head, lines, each).map_err(LogError::Fault);
+        let mut inner = self.lock();
+        match &read {
+            Ok(verified) => inner.read_to = Some(verified.head),
+            Err(error) if may_pass(error) => {}
+            Err(error) => inner.reading = Reading::Failed(error.to_string()),
+        }
+        if let Some(until) = gap {
+            inner.reading = Reading::Gap { until };
+        }
+        drop(inner);
+        read.map(drop)
     }
 
     fn take(&self, entry: &Entry, now: SystemTime, gap: &mut Option<SystemTime>) {
@@ -113,6 +158,11 @@ impl Roster {
             | Event::JwtSvid { .. } => {}
         }
     }
+}
+
+/// Whether the log may be read at another time: nothing was found to be wrong with it.
+pub(crate) fn may_pass(error: &LogError) -> bool {
+    matches!(error, LogError::Store(_) | LogError::Fault(LogFault::Unreadable(_)))
 }
 
 fn time(text: &str) -> Option<SystemTime> {

@@ -56,6 +56,7 @@ fn gate(sequence: u64) -> Gate {
         sequence,
         digest: "both".into(),
         waits: Waits::Bundle,
+        is_old: false,
     }
 }
 

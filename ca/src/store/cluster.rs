@@ -1,5 +1,5 @@
 //! The store in a Kubernetes namespace, shared by every replica of a control plane: the state in a Secret, a Secret for each
-//! join token, the issuance log in a chain of ConfigMaps. Whatever is written names the version that it replaces, so that of
+//! join token, the issuance log in a chain of ConfigMaps, and one for the word of each replica. Whatever is written names the version that it replaces, so that of
 //! two replicas one writes and the other learns that it was second. Only the leader changes the state; all append to the log
 //! and use tokens up. It holds no lease itself, and never keeps a copy to answer from.
 
@@ -19,7 +19,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client,
-    api::{DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions},
+    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
 };
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
@@ -40,6 +40,11 @@ const TOKEN_KEY: &str = "record.json";
 const USED: &str = "squire.mesh/used";
 /// What every object of a CA is labelled with.
 const LABEL: &str = "squire.mesh/ca";
+/// What the names of the ConfigMaps begin with in which replicas leave word for each other while a root is rotated.
+const EVIDENCE: &str = "squire-ca-evidence";
+const EVIDENCE_KEY: &str = "heard.json";
+/// Whose word it is.
+const OF: &str = "squire.mesh/replica";
 /// One answer of the API server takes no longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -50,6 +55,8 @@ pub struct ClusterStore {
     chunks: Chunks,
     runtime: Handle,
     leads: watch::Receiver<bool>,
+    replica: String,
+    maps: Api<ConfigMap>,
     /// The version of the state that was read or written last; none: there was no state.
     version: Mutex<Option<String>>,
     tip: Mutex<Option<Tip>>,
@@ -57,12 +64,15 @@ pub struct ClusterStore {
 
 impl ClusterStore {
     /// The store in this namespace. Nothing is read yet. To be made within a runtime, on which it talks; its methods block and
-    /// are called where that is allowed. `leads` tells whether this replica may change the state.
+    /// are called where that is allowed. `leads` tells whether this replica, of that name, may change the state.
     #[must_use]
-    pub fn new(client: Client, namespace: &str, leads: watch::Receiver<bool>) -> Self {
+    pub fn new(client: Client, namespace: &str, replica: &str, leads: watch::Receiver<bool>) -> Self {
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
         Self {
-            secrets: Api::namespaced(client.clone(), namespace),
-            chunks: Chunks::new(Api::<ConfigMap>::namespaced(client, namespace), namespace),
+            secrets: Api::namespaced(client, namespace),
+            chunks: Chunks::new(maps.clone(), namespace),
+            maps,
+            replica: replica.to_owned(),
             namespace: namespace.to_owned(),
             runtime: Handle::current(),
             leads,
@@ -103,6 +113,11 @@ impl ClusterStore {
             data: Some(BTreeMap::from([(key.to_owned(), ByteString(bytes.to_vec()))])),
             ..Secret::default()
         }
+    }
+
+    fn evidence(&self) -> Result<Vec<ConfigMap>, StoreError> {
+        let params = ListParams::default().labels(&format!("{LABEL}=evidence"));
+        Ok(self.ask(EVIDENCE, "list", self.maps.list(&params))?.items)
     }
 
     fn read_token(&self, digest: &Sha256) -> Result<Option<(Secret, TokenRecord)>, StoreError> {
@@ -177,6 +192,44 @@ impl Store for ClusterStore {
 
     fn leads(&self) -> bool {
         *self.leads.borrow()
+    }
+
+    fn replica(&self) -> Option<&str> {
+        Some(&self.replica)
+    }
+
+    fn testify(&self, testimony: &[u8]) -> Result<(), StoreError> {
+        let name = format!("{EVIDENCE}-{}", self.replica);
+        let map = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": name, "labels": labels("evidence"), "annotations": {OF: self.replica}},
+            "data": {EVIDENCE_KEY: String::from_utf8_lossy(testimony)},
+        });
+        // Nobody else writes it: whatever is there is older.
+        let params = PatchParams::apply("squire-control").force();
+        self.ask(&name, "write", self.maps.patch(&name, &params, &Patch::Apply(&map)))?;
+        Ok(())
+    }
+
+    fn testimonies(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let others = self.evidence()?.into_iter().filter_map(|map| {
+            let replica = map.metadata.annotations?.remove(OF)?;
+            let text = map.data?.remove(EVIDENCE_KEY)?;
+            (replica != self.replica).then(|| (replica, text.into_bytes()))
+        });
+        Ok(others.collect())
+    }
+
+    fn clear_testimonies(&self) -> Result<(), StoreError> {
+        for map in self.evidence()? {
+            let name = map.metadata.name.unwrap_or_default();
+            match self.ask(&name, "remove", self.maps.delete(&name, &DeleteParams::default())) {
+                Err(StoreError::Api { source, .. }) if is_gone(&source) => {}
+                removed => drop(removed?),
+            }
+        }
+        Ok(())
     }
 
     fn load(&self) -> Result<Option<State>, StoreError> {
@@ -329,6 +382,10 @@ impl StoreError {
             },
         }
     }
+}
+
+fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
 fn labels(of: &str) -> BTreeMap<String, String> {

@@ -9,10 +9,11 @@ use crate::{digest::Sha256, log::Head, state::State, token::TokenRecord};
 pub type Alarm = Arc<dyn Fn(&'static str) + Send + Sync>;
 
 /// The operations of a store.
-pub const OPERATIONS: [&str; 7] = [
+pub const OPERATIONS: [&str; 8] = [
     "load",
     "save",
     "tokens",
+    "evidence",
     "log_read",
     "log_append",
     "log_cut",
@@ -47,6 +48,22 @@ impl Store for Watched {
 
     fn leads(&self) -> bool {
         self.inner.leads()
+    }
+
+    fn replica(&self) -> Option<&str> {
+        self.inner.replica()
+    }
+
+    fn testify(&self, testimony: &[u8]) -> Result<(), StoreError> {
+        self.heard("evidence", self.inner.testify(testimony))
+    }
+
+    fn testimonies(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        self.heard("evidence", self.inner.testimonies())
+    }
+
+    fn clear_testimonies(&self) -> Result<(), StoreError> {
+        self.heard("evidence", self.inner.clear_testimonies())
     }
 
     fn load(&self) -> Result<Option<State>, StoreError> {

@@ -67,7 +67,7 @@ impl From<IssueError> for Failure {
         match error {
             IssueError::NotOurs { .. } => Self::usage(error),
             IssueError::Revoked(_) => Self::denied(error),
-            IssueError::Log(_) | IssueError::Intermediate { .. } => Self::unavailable(error),
+            IssueError::Log(_) | IssueError::Stale { .. } | IssueError::Intermediate { .. } => Self::unavailable(error),
             IssueError::Sign(_) | IssueError::Own(_) => Self::configuration(error),
         }
     }

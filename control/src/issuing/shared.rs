@@ -8,39 +8,46 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client,
-    api::{Patch, PatchParams},
     runtime::watcher::{self, Event, watcher},
 };
 use squire_ca::{
     authority::{CaError, CertificateAuthority},
     store::{Alarm, ClusterStore, STATE_SECRET, Store, StoreError, Watched},
 };
-use squire_mesh::{ports, spiffe::TrustDomain};
+use squire_mesh::spiffe::TrustDomain;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
 
 /// Before the next look for a CA that another replica may be founding, or for an API server that does not answer.
-const PAUSE: Duration = Duration::from_millis(300);
+pub(super) const PAUSE: Duration = Duration::from_millis(300);
+
+/// How often replicas confer while a rotation is under way.
+const CONFER: Duration = Duration::from_secs(1);
+/// The state is read again after this time, whatever the watch says; a few times before a replica stops signing.
+const REREAD: Duration = Duration::from_secs(5);
 
 /// Where the replicas share a CA, and whether this one leads.
 pub struct Shared {
-    client: Client,
-    namespace: String,
-    leads: watch::Receiver<bool>,
+    pub(super) client: Client,
+    pub(super) namespace: String,
+    /// The name of this replica.
+    replica: String,
+    pub(super) leads: watch::Receiver<bool>,
 }
 
 impl Shared {
-    /// A CA in this namespace.
+    /// A CA in this namespace, and the name of this replica.
     #[must_use]
-    pub fn new(client: Client, namespace: &str, leads: watch::Receiver<bool>) -> Self {
+    pub fn new(client: Client, namespace: &str, replica: &str, leads: watch::Receiver<bool>) -> Self {
         Self {
             client,
             namespace: namespace.to_owned(),
+            replica: replica.to_owned(),
             leads,
         }
     }
@@ -60,7 +67,7 @@ impl Shared {
         domain: &TrustDomain,
         alarm: Alarm,
     ) -> Result<(Arc<CertificateAuthority>, Arc<dyn Store>), CaError> {
-        let store = ClusterStore::new(self.client.clone(), &self.namespace, self.leads.clone());
+        let store = ClusterStore::new(self.client.clone(), &self.namespace, &self.replica, self.leads.clone());
         let store: Arc<dyn Store> = Arc::new(Watched::new(Arc::new(store), alarm));
         let mut leads = self.leads.clone();
         loop {
@@ -80,6 +87,13 @@ impl Shared {
         }
     }
 
+    /// Reads the state again, however long that takes.
+    pub(super) async fn read_again(&self, ca: &Arc<CertificateAuthority>) {
+        while !refresh(ca).await {
+            sleep(PAUSE).await;
+        }
+    }
+
     /// Keeps the CA in order whenever this replica leads.
     pub(super) fn maintain(&self, ca: Arc<CertificateAuthority>) -> impl Future<Output = ()> + use<> {
         let mut leads = self.leads.clone();
@@ -95,16 +109,63 @@ impl Shared {
         }
     }
 
-    /// Follows what the leader makes of the state.
+    /// Takes the steps of a rotation whenever this replica leads.
+    pub(super) fn turn(
+        &self,
+        ca: Arc<CertificateAuthority>,
+        automatic: Option<u32>,
+    ) -> impl Future<Output = ()> + use<> {
+        let mut leads = self.leads.clone();
+        async move {
+            while leads.wait_for(|leads| *leads).await.is_ok() {
+                refresh(&ca).await;
+                tokio::select! {
+                    () = Arc::clone(&ca).turn(automatic) => return,
+                    _ = leads.wait_for(|leads| !*leads) => {}
+                }
+            }
+        }
+    }
+
+    /// While a rotation is under way, tells the other replicas what is reported to this one, and hears what is to them.
+    pub(super) fn confer(&self, ca: Arc<CertificateAuthority>) -> impl Future<Output = ()> + use<> {
+        let leads = self.leads.clone();
+        let mut bundles = ca.watch_bundle();
+        async move {
+            loop {
+                bundles.mark_unchanged();
+                if !ca.is_rotating() {
+                    match bundles.changed().await {
+                        Ok(()) => continue,
+                        Err(_) => return,
+                    }
+                }
+                // The leader hears the others each time it looks at the gate.
+                let follows = !*leads.borrow();
+                confer_once(&ca, follows).await;
+                sleep(CONFER).await;
+            }
+        }
+    }
+
+    /// Follows what the leader makes of the state, and sees to it that this replica knows that it does.
     pub(super) fn follow(&self, ca: Arc<CertificateAuthority>) -> impl Future<Output = ()> + use<> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         async move {
             let config = watcher::Config::default().fields(&format!("metadata.name={STATE_SECRET}"));
             let mut events = Box::pin(watcher(api, config));
-            while let Some(event) = events.next().await {
+            loop {
+                // Whoever has not read the state for a while signs nothing: a watch that is silent says nothing either way.
+                let Ok(event) = timeout(REREAD, events.next()).await else {
+                    refresh(&ca).await;
+                    continue;
+                };
+                let Some(event) = event else { return };
                 match event {
                     Ok(Event::Init | Event::InitApply(_)) => {}
-                    Ok(Event::InitDone | Event::Apply(_)) => refresh(&ca).await,
+                    Ok(Event::InitDone | Event::Apply(_)) => {
+                        refresh(&ca).await;
+                    }
                     Ok(Event::Delete(_)) => tracing::error!(
                         "the Secret with the CA's state was deleted: this process signs on with what it holds; restore it from a backup"
                     ),
@@ -118,48 +179,38 @@ impl Shared {
     }
 }
 
-impl Shared {
-    /// Whenever this replica leads, keeps the roots where everybody in the cluster finds them: in a ConfigMap beside the CA.
-    pub(super) fn publish_roots(&self, ca: &CertificateAuthority) -> impl Future<Output = ()> + use<> {
-        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
-        let (mut leads, mut bundles) = (self.leads.clone(), ca.watch_bundle());
-        async move {
-            while leads.wait_for(|leads| *leads).await.is_ok() {
-                let pem = bundles.borrow_and_update().to_pem();
-                let map = serde_json::json!({
-                    "apiVersion": "v1",
-                    "kind": "ConfigMap",
-                    "metadata": {
-                        "name": ports::BUNDLE_CONFIG_MAP,
-                        "labels": {"app.kubernetes.io/part-of": "squire"},
-                    },
-                    "data": {ports::BUNDLE_KEY: pem},
-                });
-                let params = PatchParams::apply("squire-control").force();
-                if let Err(error) = api.patch(ports::BUNDLE_CONFIG_MAP, &params, &Patch::Apply(&map)).await {
-                    tracing::warn!(%error, "the roots could not be written to the ConfigMap {}: trying again", ports::BUNDLE_CONFIG_MAP);
-                    sleep(PAUSE * 4).await;
-                    continue;
-                }
-                tokio::select! {
-                    changed = bundles.changed() => if changed.is_err() { return },
-                    _ = leads.wait_for(|leads| !*leads) => {}
-                }
-            }
+async fn confer_once(ca: &Arc<CertificateAuthority>, hear: bool) {
+    let shared = Arc::clone(ca);
+    let conferred = tokio::task::spawn_blocking(move || {
+        let now = SystemTime::now();
+        shared.testify(now)?;
+        if hear { shared.gather(now) } else { Ok(()) }
+    });
+    match conferred.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the other replicas cannot be told of the rotation, or heard: trying again")
         }
+        Err(error) => tracing::error!(%error, "telling the other replicas of the rotation was interrupted"),
     }
 }
 
-async fn refresh(ca: &Arc<CertificateAuthority>) {
+/// Reads the state; says whether it could be read.
+async fn refresh(ca: &Arc<CertificateAuthority>) -> bool {
     let shared = Arc::clone(ca);
     match tokio::task::spawn_blocking(move || shared.refresh()).await {
         Ok(Ok(true)) => tracing::info!("the CA's state has changed: taken over"),
         Ok(Ok(false)) => {}
         Ok(Err(error)) => {
-            tracing::error!(%error, "the CA's state could not be read again: going on with the one before")
+            tracing::error!(%error, "the CA's state could not be read again: going on with the one before for a while");
+            return false;
         }
-        Err(error) => tracing::error!(%error, "reading the CA's state was interrupted"),
+        Err(error) => {
+            tracing::error!(%error, "reading the CA's state was interrupted");
+            return false;
+        }
     }
+    true
 }
 
 fn open_or_found(store: &Arc<dyn Store>, domain: &TrustDomain) -> Result<Option<Arc<CertificateAuthority>>, CaError> {
