@@ -14,9 +14,12 @@ use std::{
     time::Duration,
 };
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use serde_json::{Value, json};
 use squire_control::{
+    compile::{Compiler, Mesh, Settings},
+    facts,
+    inventory::{Change, Inventory, SharedFact},
     manifest::Object,
     policy::{MeshConfig, PolicySet, Subject},
     tables::Tables,
@@ -24,7 +27,7 @@ use squire_control::{
 use squire_mesh::{
     policy::{Connection, Destination, Http, Principal, Request, Source, Table, decide_inbound},
     spiffe::{SpiffeId, TrustDomain},
-    workload::{Interner, LabelSet, Transport, Workload, WorkloadUid},
+    workload::{Interner, Transport, Workload, WorkloadUid},
 };
 
 /// A workload as the table of workloads has it: interned labels, as many as pods of a Deployment usually carry.
@@ -251,80 +254,126 @@ fn compiling(c: &mut Criterion) {
             black_box(tables)
         });
     });
-    let set = set(&objects);
-    group.bench_function("one pod change", |b| {
-        let subject = Subject {
-            namespace: "ns-7",
-            labels: vec![("app", "app-3"), ("role", "client")],
-            selectable: true,
-        };
-        b.iter(|| black_box(set.compile(black_box(&subject))));
-    });
     group.finish();
 }
 
-/// The 10,000 workloads of the city, as the control plane knows them.
-fn citizens() -> Vec<Workload> {
-    let domain: TrustDomain = "cluster.local".parse().unwrap();
-    let mut interner = Interner::default();
-    let mut citizen = |n: usize| {
-        let (namespace, name) = (interner.text(&format!("ns-{}", n / 100)), format!("pod-{n}"));
-        let app = format!("app-{}", n % 10);
-        Workload {
-            uid: WorkloadUid::pod(&namespace, &name),
-            name: name.as_str().into(),
-            identity: Some(SpiffeId::workload(&domain, &namespace, &app).unwrap()),
-            addresses: [].into(),
-            transport: Transport::Squire,
-            plaintext_ports: None,
-            host_network: false,
-            ready: true,
-            labels: interner.labels([("app", app.as_str()), ("role", "client")]),
-            namespace_labels: LabelSet::default(),
-            namespace,
-            ports: [].into(),
-            services: [].into(),
-            node: None,
-            zone: None,
-            owner: None,
+/// The 10,000 pods of the city, ten of each Deployment and 100 in each namespace, with a Service for each Deployment.
+fn citizens() -> (Inventory, Interner) {
+    let (mut inventory, mut interner) = (Inventory::default(), Interner::default());
+    let namespaces = (0..100).map(|n| format!("ns-{n}"));
+    for (n, namespace) in namespaces.enumerate() {
+        for app in 0..10 {
+            let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("app-{app}"), "namespace": namespace},
+                "spec": {"selector": {"app": format!("app-{app}")}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}});
+            inventory.add(fact(service, &mut interner));
         }
-    };
-    (0..10_000).map(&mut citizen).collect()
+        for pod in 0..100 {
+            inventory.add(citizen(n * 100 + pod, "client", &mut interner));
+        }
+    }
+    (inventory, interner)
 }
 
-/// What the control plane does with a change, from policy objects and workloads to encoded tables for every workload.
-fn updating(c: &mut Criterion) {
-    let mut group = c.benchmark_group("tables of 10,000 workloads x 1,000 policies");
+fn citizen(n: usize, role: &str, interner: &mut Interner) -> SharedFact {
+    let pod = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": format!("pod-{n}"), "namespace": format!("ns-{}", n / 100),
+                     "labels": {"app": format!("app-{}", n % 10), "role": role, "squire.mesh/transport": "squire"}},
+        "spec": {"serviceAccountName": format!("app-{}", n % 10), "containers": [{"name": "app", "ports": [{"name": "http", "containerPort": 8080}]}]},
+        "status": {"podIP": format!("10.{}.{}.1", n / 200, n % 200)}});
+    fact(pod, interner)
+}
+
+fn fact(object: Value, interner: &mut Interner) -> SharedFact {
+    let text = |key: &str| object[key].as_str().unwrap().to_owned();
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    facts::read(&version, &kind, object, interner).unwrap().unwrap().into()
+}
+
+/// What the control plane keeps from one change to the next.
+struct Plane {
+    compiler: Compiler,
+    tables: Tables,
+    mesh: Mesh,
+    interner: Interner,
+}
+
+impl Plane {
+    fn new() -> Self {
+        let trust_domain: TrustDomain = "cluster.local".parse().unwrap();
+        let settings = Settings {
+            trust_domain: trust_domain.clone(),
+            cluster_domain: "cluster.local".to_owned(),
+        };
+        Self {
+            compiler: Compiler::new(settings),
+            tables: Tables::new(trust_domain),
+            mesh: Mesh::default(),
+            interner: Interner::default(),
+        }
+    }
+
+    /// From what has changed to encoded tables. How many workloads got another table, and how many were looked at.
+    fn change(&mut self, changes: impl IntoIterator<Item = Change>, policies: &[Arc<Object>]) -> (usize, usize) {
+        let touched = self.compiler.apply(changes, &mut self.mesh, &mut self.interner);
+        let update = self
+            .tables
+            .update(policies, &mut self.mesh.workloads, &touched.workloads);
+        (update.resources.len(), touched.looked_at + update.looked_at)
+    }
+}
+
+/// What the control plane does with a change: from facts and policy objects to workloads and encoded tables.
+fn changing(c: &mut Criterion) {
+    let mut group = c.benchmark_group("mesh of 10,000 pods x 1,000 policies");
     group.sample_size(10).measurement_time(Duration::from_secs(5));
-    let objects: Vec<Arc<Object>> = city().into_iter().map(Arc::new).collect();
-    let mut workloads = citizens();
-    let domain: TrustDomain = "cluster.local".parse().unwrap();
-    group.bench_function("all of them", |b| {
-        b.iter(|| Tables::new(domain.clone()).update(&objects, workloads.iter_mut()));
+    let policies: Vec<Arc<Object>> = city().into_iter().map(Arc::new).collect();
+    let (citizens, mut interner) = citizens();
+    let everything = || citizens.changes_since(&Inventory::default());
+    group.bench_function("all of it", |b| {
+        b.iter_batched(
+            || (Plane::new(), everything()),
+            |(mut plane, everything)| {
+                assert_eq!(plane.change(everything, &policies).0, 10_000);
+                plane
+            },
+            BatchSize::PerIteration,
+        );
     });
-    let mut tables = Tables::new(domain);
-    assert_eq!(tables.update(&objects, workloads.iter_mut()).compiled, 1000);
-    let mut other = [("app", "app-3"), ("role", "moved")].into_iter().collect::<LabelSet>();
+    let mut plane = Plane::new();
+    plane.change(everything(), &policies);
+    let mut versions = [
+        citizen(4321, "moved", &mut interner),
+        citizen(4321, "client", &mut interner),
+    ]
+    .into_iter()
+    .cycle();
     group.bench_function("one pod changes", |b| {
         b.iter(|| {
-            std::mem::swap(&mut workloads[4321].labels, &mut other);
-            let update = tables.update(&objects, workloads.iter_mut());
-            assert!(update.compiled <= 1, "its own table, or that of its siblings");
-            assert_eq!(update.touched, 1, "and nobody else's");
-            update
+            let fact = versions.next().unwrap();
+            let change = Change {
+                id: fact.id(),
+                fact: Some(fact),
+            };
+            let (told, looked_at) = plane.change([change], &policies);
+            assert!(
+                told == 1 && looked_at <= 4,
+                "it alone: {told} were told, {looked_at} looked at"
+            );
         });
     });
-    let mut edited = objects.clone();
+    let other = json!({"podSelector": {"matchLabels": {"app": "app-0"}}, "ingress": []});
+    let other = Arc::new(object("NetworkPolicy", "ns-0", "p-0", &other));
+    let mut edited = policies.clone();
+    let mut versions = [other, Arc::clone(&policies[0])].into_iter().cycle();
     group.bench_function("one policy changes", |b| {
         b.iter(|| {
-            edited[77] = Arc::new(Object::clone(&objects[77]));
-            let update = tables.update(&edited, workloads.iter_mut());
-            assert_eq!(update.compiled, 1, "the policy selects one set of labels");
-            update
+            edited[0] = versions.next().unwrap();
+            let (told, looked_at) = plane.change([], &edited);
+            assert_eq!((told, looked_at), (10, 10), "the pods that it selects");
         });
     });
     group.finish();
 }
 
-criterion_group!(benches, deciding, compiling, updating);
+criterion_group!(benches, deciding, compiling, changing);
 criterion_main!(benches);

@@ -11,6 +11,7 @@ pub mod federation;
 pub mod forecast;
 pub mod inventory;
 pub mod issuing;
+mod labelled;
 pub mod lease;
 pub mod listener;
 pub mod manifest;

@@ -18,6 +18,7 @@ pub struct Metrics {
     pub stale_seconds: IntGauge,
     pub scans: IntCounterVec,
     pub compile_seconds: Histogram,
+    pub workloads_compiled: IntCounter,
     pub tables_compiled: IntCounter,
     pub resources_encoded: IntCounter,
     pub resources: IntGaugeVec,
@@ -88,6 +89,16 @@ impl Metrics {
             )?,
             scans: counter("scans_total", "Looks at the directory, by what they found", &["result"])?,
             compile_seconds: seconds("compile_seconds", "Time from changed objects to published resources")?,
+            workloads_compiled: add(
+                &registry,
+                IntCounter::with_opts(
+                    Opts::new(
+                        "workloads_compiled_total",
+                        "Workloads made from objects: a change makes those that it concerns",
+                    )
+                    .namespace("squire_control"),
+                )?,
+            )?,
             tables_compiled: add(
                 &registry,
                 IntCounter::with_opts(

@@ -1,6 +1,11 @@
 //! What the admin endpoint shows of a control plane.
 
-use std::{collections::BTreeMap, fmt::Write, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    sync::{Arc, PoisonError},
+    time::SystemTime,
+};
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -135,8 +140,10 @@ impl ControlPages {
 
     fn objects(&self) -> Value {
         let status = Arc::clone(&self.status.borrow());
-        let workloads: Vec<Value> = status.mesh.workloads.values().map(workload).collect();
-        let services: Vec<Value> = status.mesh.services.values().map(service).collect();
+        let mesh = status.mesh.read().unwrap_or_else(PoisonError::into_inner);
+        let workloads: Vec<Value> = mesh.workloads.values().map(workload).collect();
+        let services: Vec<Value> = mesh.services.values().map(service).collect();
+        drop(mesh);
         let policies: Vec<&Value> = status.policies.iter().map(|policy| &policy.value).collect();
         json!({"workloads": workloads, "services": services, "policies": policies})
     }

@@ -3,27 +3,27 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant, SystemTime},
 };
 
 use serde::Serialize;
 use squire_mesh::{
     wire::squire as wire,
-    workload::{Interner, Service, Workload},
+    workload::{Interner, Service, Workload, WorkloadUid},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    compile::{self, Mesh, Settings},
+    compile::{self, Compiler, Mesh, Settings},
     federation::{Federated, configured},
     manifest::{Object, Problem, Severity},
     metrics::Metrics,
-    push::{Catalog, Content, Encoder, Identities, Kind, Published, Resource},
+    push::{Amendment, Catalog, Content, Encoder, Kind, Published, Resource},
     routes::Routes,
-    source::{FileView, Placed, Snapshot, Source},
-    tables::Tables,
+    source::{FileView, News, Source},
+    tables::{Tables, Update},
 };
 
 /// After a file was seen while somebody wrote it.
@@ -40,8 +40,9 @@ pub struct Status {
     pub problems: Vec<Problem>,
     /// The files, or the kinds that are watched.
     pub files: Vec<FileView>,
-    /// What was published last.
-    pub mesh: Mesh,
+    /// Workloads and services as they are now. Behind a lock, because a copy for each change would cost more than the
+    /// change; it is held while a change is taken in, and for a look.
+    pub mesh: Arc<RwLock<Mesh>>,
     /// The policies behind it.
     pub policies: Vec<Arc<Object>>,
 }
@@ -69,12 +70,16 @@ impl Status {
 /// From a source to the catalog.
 pub struct Pipeline<S> {
     source: S,
-    settings: Settings,
     interner: Interner,
+    compiler: Compiler,
+    mesh: Arc<RwLock<Mesh>>,
     tables: Tables,
-    workloads: Encoder<Workload>,
     services: Encoder<Service>,
     routes: Routes,
+    /// Policies, settings and routes as they were last taken in, and what was odd about the routes.
+    others: Vec<Arc<Object>>,
+    odd_routes: Vec<Problem>,
+    due: Due,
     catalog: Arc<Catalog>,
     metrics: Metrics,
     status: watch::Sender<Arc<Status>>,
@@ -82,21 +87,47 @@ pub struct Pipeline<S> {
     logged: BTreeSet<String>,
 }
 
+/// What has to be published.
+#[derive(Default)]
+struct Due {
+    workloads: BTreeSet<WorkloadUid>,
+    services: bool,
+    /// Policies by workload; `None`: it has none any more.
+    policies: BTreeMap<Arc<str>, Option<Resource>>,
+}
+
+impl Due {
+    fn policies(&mut self, update: Update) {
+        let put = update.resources.into_iter();
+        let put = put.map(|resource| (Arc::clone(&resource.name), Some(resource)));
+        let gone = update.removed.into_iter().map(|name| (name, None));
+        self.policies.extend(put.chain(gone));
+        self.workloads.extend(update.noted);
+    }
+}
+
 impl<S: Source> Pipeline<S> {
     /// Publishes what `source` says into `catalog`.
     pub fn new(source: S, settings: Settings, catalog: Arc<Catalog>, metrics: Metrics) -> Self {
-        let status = watch::Sender::new(Arc::new(Status::default()));
+        let status = Status::default();
         Self {
             source,
             tables: Tables::new(settings.trust_domain.clone()),
-            workloads: Encoder::new(Kind::Workload),
+            compiler: Compiler::new(settings),
+            mesh: Arc::clone(&status.mesh),
             services: Encoder::new(Kind::Service),
             routes: Routes::default(),
-            settings,
+            others: Vec::new(),
+            odd_routes: Vec::new(),
+            // Even if there are none.
+            due: Due {
+                services: true,
+                ..Due::default()
+            },
             interner: Interner::default(),
             catalog,
             metrics,
-            status,
+            status: watch::Sender::new(Arc::new(status)),
             federated: watch::Sender::new(None),
             logged: BTreeSet::new(),
         }
@@ -158,22 +189,39 @@ impl<S: Source> Pipeline<S> {
     }
 
     fn take_in(&mut self, started: Instant) {
-        let Snapshot {
-            inventory,
+        let News {
+            changes,
             others,
             mut problems,
             files,
             complete,
-            places,
-        } = self.source.snapshot();
-        let mut mesh = compile::mesh(&inventory, &self.settings, &mut self.interner);
-        problems.extend(mesh.remarks.iter().map(|remark| remarked(remark, &places)));
-        problems.extend(self.routes.attach(&others, &mut mesh.services));
-        let policies = self.tables.update(&others, mesh.workloads.values_mut());
-        problems.extend(policies.problems);
-        self.metrics.tables_compiled.inc_by(policies.compiled as u64);
-        if complete {
-            self.publish(&mesh, policies.resources, started);
+        } = self.source.news();
+        let same = |(one, other): (&Arc<Object>, &Arc<Object>)| Arc::ptr_eq(one, other);
+        let edited = self.others.len() != others.len() || !self.others.iter().zip(&others).all(same);
+        {
+            let mesh = Arc::clone(&self.mesh);
+            // Whoever panicked under it has left whole workloads.
+            let mut mesh = mesh.write().unwrap_or_else(PoisonError::into_inner);
+            let touched = self.compiler.apply(changes, &mut mesh, &mut self.interner);
+            self.metrics.workloads_compiled.inc_by(touched.looked_at as u64);
+            if touched.services || edited {
+                mesh.services.clone_from(self.compiler.services());
+                self.odd_routes = self.routes.attach(&others, &mut mesh.services);
+                self.due.services = true;
+            }
+            let mut update = self.tables.update(&others, &mut mesh.workloads, &touched.workloads);
+            self.metrics.tables_compiled.inc_by(update.compiled as u64);
+            problems.extend(mesh.remarks.iter().map(|remark| remarked(remark, &self.source)));
+            problems.extend(self.odd_routes.iter().cloned());
+            problems.append(&mut update.problems);
+            self.due.workloads.extend(touched.workloads);
+            self.due.policies(update);
+            if complete {
+                let due = std::mem::take(&mut self.due);
+                self.publish(&mesh, due, started);
+            }
+        }
+        if complete && (edited || self.federated.borrow().is_none()) {
             let federated = configured(others.iter().map(|object| &**object));
             self.federated.send_if_modified(|known| {
                 let changed = known.as_deref() != Some(&federated[..]);
@@ -183,14 +231,15 @@ impl<S: Source> Pipeline<S> {
                 changed
             });
         }
-        self.interner.trim();
+        self.others.clone_from(&others);
+        self.interner.trim_if_grown();
         self.log(&problems);
         let status = Status {
             complete,
             scanned: true,
             problems,
             files,
-            mesh,
+            mesh: Arc::clone(&self.mesh),
             policies: others,
         };
         let counts = status.counts();
@@ -202,26 +251,37 @@ impl<S: Source> Pipeline<S> {
         self.status.send_replace(Arc::new(status));
     }
 
-    fn publish(&mut self, mesh: &Mesh, policies: Vec<Resource>, started: Instant) {
-        let workloads = mesh.workloads.values();
-        let identities: Identities = workloads
-            .clone()
-            .map(|workload| (workload.uid.to_shared(), workload.identity.clone()))
-            .collect();
-        let named = workloads.map(|each| (each.uid.to_shared(), each));
-        let content = |each: &Workload| Content::of(&wire::Workload::from(each));
-        let (workloads, encoded_workloads) = self.workloads.update(named, content);
-        let named = mesh.services.values().map(|each| (each.name.to_shared(), each));
-        let content = |each: &Service| Content::of(&wire::Service::from(each));
-        let (services, encoded_services) = self.services.update(named, content);
-        let encoded = encoded_workloads + encoded_services;
+    fn publish(&mut self, mesh: &Mesh, due: Due, started: Instant) {
+        let (mut workloads, mut identities) = (Amendment::default(), Vec::with_capacity(due.workloads.len()));
+        for uid in &due.workloads {
+            let (name, workload) = (uid.to_shared(), mesh.workloads.get(uid));
+            identities.push((Arc::clone(&name), workload.map(|workload| workload.identity.clone())));
+            match workload {
+                Some(workload) => workloads.put.push(encode(workload)),
+                None => workloads.gone.push(name),
+            }
+        }
+        let mut encoded = workloads.put.len();
+        let mut policies = Amendment::default();
+        for (name, resource) in due.policies {
+            match resource {
+                Some(resource) => policies.put.push(resource),
+                None => policies.gone.push(name),
+            }
+        }
+        let mut kinds = vec![(Kind::Workload, workloads), (Kind::Policy, policies)];
+        if due.services {
+            let named = mesh.services.values().map(|each| (each.name.to_shared(), each));
+            let content = |each: &Service| Content::of(&wire::Service::from(each));
+            let services = self.services.amend(named, content);
+            encoded += services.put.len();
+            kinds.push((Kind::Service, services));
+        }
+        // The first publication is one, even if there is nothing.
+        let first = self.catalog.version(Kind::Workload) == 0;
+        kinds.retain(|(_, amendment)| first || !amendment.is_empty());
         self.metrics.resources_encoded.inc_by(encoded as u64);
-        let kinds = [
-            (Kind::Workload, workloads),
-            (Kind::Service, services),
-            (Kind::Policy, policies),
-        ];
-        let published = self.catalog.publish(kinds, Some(Arc::new(identities)));
+        let published = self.catalog.amend(kinds, identities);
         self.metrics.compile_seconds.observe(started.elapsed().as_secs_f64());
         for (kind, published) in published {
             record(&self.metrics, kind, published);
@@ -269,8 +329,16 @@ pub(crate) fn record(metrics: &Metrics, kind: Kind, published: Published) {
     }
 }
 
-fn remarked(remark: &compile::Remark, places: &BTreeMap<String, Placed>) -> Problem {
-    let (file, document, line) = places.get(&remark.object).cloned().unwrap_or_else(|| ("".into(), 0, 0));
+fn encode(workload: &Workload) -> Resource {
+    Resource::new(
+        Kind::Workload,
+        workload.uid.to_shared(),
+        &wire::Workload::from(workload),
+    )
+}
+
+fn remarked(remark: &compile::Remark, source: &impl Source) -> Problem {
+    let (file, document, line) = source.place(&remark.object).unwrap_or_else(|| ("".into(), 0, 0));
     Problem {
         severity: Severity::Warning,
         file,

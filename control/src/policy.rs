@@ -22,7 +22,7 @@ mod settings;
 mod tokens;
 pub mod why;
 
-pub use set::{Concern, PolicySet, Subject};
+pub use set::{Changed, Concern, PolicySet, Reach, Subject};
 pub use settings::MeshConfig;
 
 use std::sync::Arc;

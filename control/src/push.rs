@@ -13,7 +13,7 @@ mod subscription;
 
 pub(crate) use fleet::epoch_seconds;
 
-pub use catalog::{Catalog, Identities, Published};
+pub use catalog::{Amendment, Catalog, Identities, Published};
 pub use encoder::Encoder;
 pub use fleet::{Fleet, KindView, ProxyView};
 pub use resource::{Content, Resource, Version};

@@ -2,25 +2,24 @@
 //! Pods of one Deployment share one table, compiled once; what a change does not concern stays as it is. What clients must
 //! know of a workload's policy before they dial it is noted on the workload. What a policy means is `policy`'s business.
 
+mod groups;
+
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
 };
 
 use squire_mesh::{
     policy::Kind as PolicyKind,
     spiffe::TrustDomain,
-    wire::squire as wire,
-    workload::{LabelSet, PlaintextPorts, UidKind, Workload},
+    workload::{Workload, WorkloadUid},
 };
 
+use self::groups::{Compiled, Groups, Key, Placed};
 use crate::{
     manifest::{Object, Problem, Severity},
-    policy::{Concern, MeshConfig, PolicySet, Subject, kind_of},
-    push::{Content, Kind, Resource},
+    policy::{Concern, MeshConfig, PolicySet, kind_of},
+    push::{Kind, Resource},
     routes,
     source::Review,
 };
@@ -60,27 +59,27 @@ pub struct Tables {
     /// The settings that the set was read with, and what is odd about them.
     settings: Vec<Arc<Object>>,
     odd: Vec<Problem>,
-    /// The policy objects in the set.
-    objects: HashMap<Id, Kept>,
-    /// What is compiled, by what tells workloads apart for policy.
-    compiled: HashMap<Key, Arc<Compiled>>,
-    /// What was last made for each workload.
-    served: HashMap<Arc<str>, Served>,
-    /// Counts up with every update.
-    round: u64,
+    /// The objects that were taken in last, and what is odd about the policies among them.
+    objects: Vec<Arc<Object>>,
+    kept: HashMap<Id, Kept>,
+    groups: Groups,
 }
 
 /// What came of an update.
+#[derive(Default)]
 pub struct Update {
-    /// The policy of each workload that can have a proxy.
+    /// The policy of each workload for which it is new or another, in the order of their names.
     pub resources: Vec<Resource>,
+    /// Workloads that have no policy any more.
+    pub removed: Vec<Arc<str>>,
+    /// Workloads of which clients must know something else now.
+    pub noted: Vec<WorkloadUid>,
     /// What is odd about the policies.
     pub problems: Vec<Problem>,
     /// How many tables had to be compiled.
     pub compiled: usize,
-    /// How many workloads got a table that they did not have before. Of the others nothing was read but what tells
-    /// workloads apart for policy.
-    pub touched: usize,
+    /// How many workloads were looked at.
+    pub looked_at: usize,
 }
 
 type Id = (PolicyKind, String, String);
@@ -88,30 +87,6 @@ type Id = (PolicyKind, String, String);
 struct Kept {
     object: Arc<Object>,
     problems: Vec<Problem>,
-}
-
-/// Workloads with the same key have the same table.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Key {
-    namespace: Arc<str>,
-    labels: LabelSet,
-    selectable: bool,
-}
-
-struct Compiled {
-    content: Content,
-    plaintext_ports: Option<PlaintextPorts>,
-    /// A change concerns it: whoever has it needs another.
-    outdated: AtomicBool,
-}
-
-/// What was last made for a workload.
-struct Served {
-    key: Key,
-    table: Arc<Compiled>,
-    resource: Resource,
-    /// The update that saw the workload last.
-    round: u64,
 }
 
 impl Tables {
@@ -123,42 +98,81 @@ impl Tables {
             set: PolicySet::default(),
             settings: Vec::new(),
             odd: Vec::new(),
-            objects: HashMap::new(),
-            compiled: HashMap::new(),
-            served: HashMap::new(),
-            round: 0,
+            objects: Vec::new(),
+            kept: HashMap::new(),
+            groups: Groups::default(),
         };
         tables.start_over(Vec::new());
         tables
     }
 
-    /// Takes in all policy objects and workloads there are now. An object that is the same `Arc` as before is not read
-    /// again, and only tables that a change concerns are compiled again. Notes on each workload what clients must know.
-    pub fn update<'w>(&mut self, objects: &[Arc<Object>], workloads: impl Iterator<Item = &'w mut Workload>) -> Update {
-        let (settings, policies): (Vec<_>, Vec<_>) = objects.iter().partition(|object| MeshConfig::is_settings(object));
-        let same = |(one, other): (&Arc<Object>, &&Arc<Object>)| Arc::ptr_eq(one, other);
-        if settings.len() != self.settings.len() || !self.settings.iter().zip(&settings).all(same) {
-            self.start_over(settings.into_iter().map(Arc::clone).collect());
+    /// Takes in all policy objects there are now, and the workloads that are new, gone, or not what they were. An object
+    /// that is the same `Arc` as before is not read again, only tables that a change concerns are compiled again, and of
+    /// the workloads only those are looked at that are named or that have such a table. Notes on each of them what clients
+    /// must know.
+    pub fn update<'u>(
+        &mut self,
+        objects: &[Arc<Object>],
+        workloads: &mut BTreeMap<WorkloadUid, Workload>,
+        changed: impl IntoIterator<Item = &'u WorkloadUid>,
+    ) -> Update {
+        let mut update = Update::default();
+        let mut outdated = BTreeSet::new();
+        if !same(&self.objects, objects) {
+            outdated = self.take_in(objects);
+            self.objects = objects.to_vec();
         }
-        let concern = self.take_in(&policies);
-        if !concern.is_empty() {
-            self.compiled.retain(|key, table| {
-                let stays = !concern.concerns(&key.subject());
-                table.outdated.fetch_or(!stays, Ordering::Relaxed);
-                stays
-            });
+        let mut due: BTreeSet<WorkloadUid> = BTreeSet::new();
+        for uid in changed {
+            update.looked_at += 1;
+            let workload = workloads.get(uid).filter(|workload| workload.identity.is_some());
+            match self.groups.place(uid, workload.map(Key::of)) {
+                Placed::Same => {}
+                Placed::Moved => drop(due.insert(uid.clone())),
+                Placed::New(key) => {
+                    outdated.insert(key);
+                    due.insert(uid.clone());
+                }
+                Placed::Gone => update.removed.push(uid.to_shared()),
+            }
+            // It may have been made anew, and knows nothing of its policy then.
+            if let Some(workload) = workloads.get_mut(uid) {
+                workload.plaintext_ports = self.groups.table(uid).and_then(|table| table.note(workload));
+            }
         }
-        let (resources, compiled, touched) = self.serve(workloads);
-        // What no workload needs any more is held by nobody else.
-        self.compiled.retain(|_, table| Arc::strong_count(table) > 1);
-        let kept = policies.iter().filter_map(|object| self.objects.get(&id(object)?));
+        for key in &outdated {
+            let Some(group) = self.groups.by_key.get_mut(key) else {
+                continue;
+            };
+            update.compiled += 1;
+            let table = Compiled::new(&self.set, key);
+            if group.table.as_ref() != Some(&table) {
+                group.table = Some(table);
+                due.extend(group.members.iter().cloned());
+            }
+        }
+        for uid in due {
+            let (Some(table), Some(workload)) = (self.groups.table(&uid), workloads.get_mut(&uid)) else {
+                continue;
+            };
+            update.looked_at += 1;
+            update
+                .resources
+                .push(Resource::with(Kind::Policy, uid.to_shared(), &table.content));
+            let note = table.note(workload);
+            if workload.plaintext_ports != note {
+                workload.plaintext_ports = note;
+                update.noted.push(uid);
+            }
+        }
+        update.problems = self.problems();
+        update
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let kept = self.objects.iter().filter_map(|object| self.kept.get(&id(object)?));
         let problems = self.odd.iter().chain(kept.flat_map(|kept| &kept.problems));
-        Update {
-            resources,
-            problems: problems.cloned().collect(),
-            compiled,
-            touched,
-        }
+        problems.cloned().collect()
     }
 
     /// Other settings may change what every object means.
@@ -170,29 +184,45 @@ impl Tables {
         // Certificates show the domain that the CA signs for, whatever the settings say.
         config.trust_domain = self.trust_domain.as_str().to_owned();
         self.set = PolicySet::from_objects([], config).0;
-        self.objects.clear();
-        self.compiled.clear();
-        self.served.clear();
+        self.kept.clear();
         (self.settings, self.odd) = (settings, odd);
     }
 
-    /// Brings the set up to date; says whom that concerns.
-    fn take_in(&mut self, policies: &[&Arc<Object>]) -> Concern {
+    /// Brings the set up to date; says which tables that makes out of date.
+    fn take_in(&mut self, objects: &[Arc<Object>]) -> BTreeSet<Key> {
+        let (settings, policies): (Vec<_>, Vec<_>) = objects
+            .iter()
+            .cloned()
+            .partition(|object| MeshConfig::is_settings(object));
+        let start_over = !same(&self.settings, &settings);
+        if start_over {
+            self.start_over(settings);
+        }
+        let concern = self.read(&policies);
+        if start_over {
+            self.groups.by_key.keys().cloned().collect()
+        } else {
+            self.groups.concerned(&concern)
+        }
+    }
+
+    /// Reads what is new among the policies, forgets what is gone; says whom that concerns.
+    fn read(&mut self, policies: &[Arc<Object>]) -> Concern {
         let mut concern = Concern::default();
         let mut present = HashSet::with_capacity(policies.len());
         for object in policies {
             let Some(id) = id(object) else { continue };
-            let known = self.objects.get(&id);
+            let known = self.kept.get(&id);
             if !known.is_some_and(|kept| Arc::ptr_eq(&kept.object, object)) {
                 let (concerned, problems) = self.set.apply(object);
                 concern.merge(concerned);
                 let object = Arc::clone(object);
-                self.objects.insert(id.clone(), Kept { object, problems });
+                self.kept.insert(id.clone(), Kept { object, problems });
             }
             present.insert(id);
         }
         let set = &mut self.set;
-        self.objects.retain(|id, _| {
+        self.kept.retain(|id, _| {
             let stays = present.contains(id);
             if !stays {
                 concern.merge(set.remove(id.0, &id.1, &id.2));
@@ -201,98 +231,11 @@ impl Tables {
         });
         concern
     }
-
-    /// The resource of each workload; how many tables had to be compiled, and how many workloads were touched.
-    fn serve<'w>(&mut self, workloads: impl Iterator<Item = &'w mut Workload>) -> (Vec<Resource>, usize, usize) {
-        let (mut resources, mut compiled, mut touched) = (Vec::with_capacity(self.served.len()), 0, 0);
-        self.round += 1;
-        for workload in workloads.filter(|workload| workload.identity.is_some()) {
-            let name = workload.uid.to_shared();
-            let kept = self.served.get_mut(&name).filter(|served| served.fits(workload));
-            let served = if let Some(served) = kept {
-                served.round = self.round;
-                &*served
-            } else {
-                touched += 1;
-                let served = self.make(Key::of(workload), &name, &mut compiled);
-                self.served.entry(name).insert_entry(served).into_mut()
-            };
-            workload.plaintext_ports = served
-                .table
-                .plaintext_ports
-                .as_ref()
-                .filter(|_| workload.transport.is_mtls())
-                .map(|ports| Box::new(ports.clone()));
-            resources.push(served.resource.clone());
-        }
-        if self.served.len() > resources.len() {
-            self.served.retain(|_, served| served.round == self.round);
-        }
-        (resources, compiled, touched)
-    }
-
-    /// The table of a workload that has none yet, or another one; shared with those that policy cannot tell from it.
-    fn make(&mut self, key: Key, name: &Arc<str>, compiled: &mut usize) -> Served {
-        let table = match self.compiled.get(&key) {
-            Some(table) => Arc::clone(table),
-            None => {
-                *compiled += 1;
-                let table = Arc::new(Compiled::new(&self.set, &key));
-                self.compiled.insert(key.clone(), Arc::clone(&table));
-                table
-            }
-        };
-        Served {
-            resource: Resource::with(Kind::Policy, Arc::clone(name), &table.content),
-            round: self.round,
-            key,
-            table,
-        }
-    }
 }
 
-impl Served {
-    /// Whether it is still what the workload needs.
-    fn fits(&self, workload: &Workload) -> bool {
-        let selectable = is_selectable(workload);
-        // Namespaces and labels are shared: mostly this compares pointers.
-        let same = self.key.namespace == workload.namespace && self.key.labels == workload.labels;
-        same && self.key.selectable == selectable && !self.table.outdated.load(Ordering::Relaxed)
-    }
-}
-
-/// Whether NetworkPolicies can select it.
-fn is_selectable(workload: &Workload) -> bool {
-    !workload.host_network && workload.uid.kind() != UidKind::Address
-}
-
-impl Key {
-    fn of(workload: &Workload) -> Self {
-        Self {
-            namespace: Arc::clone(&workload.namespace),
-            labels: workload.labels.clone(),
-            selectable: is_selectable(workload),
-        }
-    }
-
-    fn subject(&self) -> Subject<'_> {
-        Subject {
-            namespace: &self.namespace,
-            labels: self.labels.iter().collect(),
-            selectable: self.selectable,
-        }
-    }
-}
-
-impl Compiled {
-    fn new(set: &PolicySet, key: &Key) -> Self {
-        let table = set.compile(&key.subject());
-        Self {
-            plaintext_ports: table.mutual_tls.plaintext_ports(),
-            content: Content::of(&wire::Policy::from(&table)),
-            outdated: AtomicBool::new(false),
-        }
-    }
+/// Whether they are the same objects, not only alike.
+fn same(before: &[Arc<Object>], now: &[Arc<Object>]) -> bool {
+    before.len() == now.len() && before.iter().zip(now).all(|(one, other)| Arc::ptr_eq(one, other))
 }
 
 /// What an object is among policies; none: it is not one.

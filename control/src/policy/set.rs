@@ -62,6 +62,55 @@ pub struct Concern {
     objects: Vec<Arc<Parsed>>,
 }
 
+/// One object of a change.
+#[derive(Debug, Clone, Copy)]
+pub struct Changed<'c> {
+    parsed: &'c Parsed,
+    mesh_wide: bool,
+}
+
+/// Where the workloads that an object concerns are to be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach<'c> {
+    /// Nowhere.
+    Nothing,
+    /// Under a label that it requires.
+    Label {
+        /// The namespace; none: any.
+        namespace: Option<&'c str>,
+        /// The label.
+        key: &'c str,
+        /// Its value.
+        value: &'c str,
+    },
+    /// Anywhere in a namespace.
+    Namespace(&'c str),
+    /// Anywhere.
+    Mesh,
+}
+
+impl<'c> Changed<'c> {
+    /// Where to look for the workloads that it concerns.
+    #[must_use]
+    pub fn reach(&self) -> Reach<'c> {
+        let Selects::Labels(selector) = &self.parsed.selects else {
+            return Reach::Nothing;
+        };
+        let namespace = (!self.mesh_wide).then_some(&*self.parsed.object.namespace);
+        match (required(selector), namespace) {
+            (Some((key, value)), namespace) => Reach::Label { namespace, key, value },
+            (None, Some(namespace)) => Reach::Namespace(namespace),
+            (None, None) => Reach::Mesh,
+        }
+    }
+
+    /// Whether the table of a workload may have changed by it.
+    #[must_use]
+    pub fn concerns(&self, subject: &Subject<'_>) -> bool {
+        (self.mesh_wide || *self.parsed.object.namespace == *subject.namespace) && selects(self.parsed, subject)
+    }
+}
+
 impl PolicySet {
     /// Reads all policies among the objects, with the mesh settings. Objects of other kinds are passed over.
     #[must_use]
@@ -178,13 +227,14 @@ impl PolicySet {
 }
 
 impl Concern {
-    /// Whether the workload's table may have changed.
-    #[must_use]
-    pub fn concerns(&self, subject: &Subject<'_>) -> bool {
-        self.objects.iter().any(|parsed| {
-            let mesh_wide =
-                *parsed.object.namespace == *self.root_namespace && parsed.object.kind != Kind::NetworkPolicy;
-            (mesh_wide || *parsed.object.namespace == *subject.namespace) && selects(parsed, subject)
+    /// The objects that were changed, as they were before and as they are now.
+    pub fn objects(&self) -> impl Iterator<Item = Changed<'_>> {
+        self.objects.iter().map(|parsed| {
+            let root = *parsed.object.namespace == *self.root_namespace;
+            Changed {
+                parsed,
+                mesh_wide: root && parsed.object.kind != Kind::NetworkPolicy,
+            }
         })
     }
 
@@ -217,6 +267,17 @@ fn selects(parsed: &Parsed, subject: &Subject<'_>) -> bool {
     selected && (subject.selectable || parsed.object.kind != Kind::NetworkPolicy)
 }
 
+/// A label that everything selected must have.
+fn required(LabelSelector(requirements): &LabelSelector) -> Option<(&str, &str)> {
+    requirements.iter().find_map(|requirement| match &requirement.operator {
+        Operator::In(values) => match &**values {
+            [value] => Some((&*requirement.key, &**value)),
+            _ => None,
+        },
+        Operator::NotIn(_) | Operator::Exists | Operator::DoesNotExist => None,
+    })
+}
+
 fn label<'a>(subject: &Subject<'a>, key: &str) -> Option<&'a str> {
     subject
         .labels
@@ -235,22 +296,16 @@ impl Index {
     }
 
     fn slot(&mut self, parsed: &Parsed) -> &mut Vec<Arc<Parsed>> {
-        let Selects::Labels(LabelSelector(requirements)) = &parsed.selects else {
-            return &mut self.unlabelled;
+        let pair = match &parsed.selects {
+            Selects::Labels(selector) => required(selector),
+            Selects::Nothing => None,
         };
-        let pair = requirements.iter().find_map(|requirement| match &requirement.operator {
-            Operator::In(values) => match &**values {
-                [value] => Some((&requirement.key, value)),
-                _ => None,
-            },
-            Operator::NotIn(_) | Operator::Exists | Operator::DoesNotExist => None,
-        });
         match pair {
             Some((key, value)) => self
                 .labelled
-                .entry(key.clone())
+                .entry(key.into())
                 .or_default()
-                .entry(value.clone())
+                .entry(value.into())
                 .or_default(),
             None => &mut self.unlabelled,
         }

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ops::Bound,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use prost::bytes::Bytes;
@@ -34,6 +34,23 @@ pub struct Published {
     pub removed: usize,
     /// Resources there are now.
     pub total: usize,
+}
+
+/// What is different about the resources of one kind.
+#[derive(Debug, Default)]
+pub struct Amendment {
+    /// Resources that are new or others; one that is what it was changes nothing.
+    pub put: Vec<Resource>,
+    /// Names of resources that are gone.
+    pub gone: Vec<Arc<str>>,
+}
+
+impl Amendment {
+    /// Whether nothing is different.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.put.is_empty() && self.gone.is_empty()
+    }
 }
 
 /// Everything that is pushed.
@@ -90,17 +107,43 @@ impl Catalog {
         kinds: impl IntoIterator<Item = (Kind, Vec<Resource>)>,
         identities: Option<Arc<Identities>>,
     ) -> Vec<(Kind, Published)> {
-        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.write();
         if let Some(identities) = identities {
             inner.identities = identities;
         }
-        let Inner { point, shelves, .. } = &mut *inner;
-        // Even an empty publication moves the head, so that streams that wait for the first one wake up.
-        *point += 1;
-        let results = kinds
-            .into_iter()
-            .map(|(kind, all)| (kind, shelves[kind.index()].replace(all, point)))
-            .collect();
+        let results = inner.publish(kinds, Shelf::replace);
+        self.tell(inner);
+        results
+    }
+
+    /// Takes in what is different about the resources of some kinds, and about the identities of workloads (`None`: there
+    /// is no such workload any more); everything else is as it was. For a kind that was never published this is its first
+    /// publication.
+    pub fn amend(
+        &self,
+        kinds: impl IntoIterator<Item = (Kind, Amendment)>,
+        identities: impl IntoIterator<Item = (Arc<str>, Option<Option<SpiffeId>>)>,
+    ) -> Vec<(Kind, Published)> {
+        let mut inner = self.write();
+        // Nobody else holds them, unless they came with a publication of everything.
+        let known = Arc::make_mut(&mut inner.identities);
+        for (uid, identity) in identities {
+            match identity {
+                Some(identity) => known.insert(uid, identity),
+                None => known.remove(&uid),
+            };
+        }
+        let results = inner.publish(kinds, Shelf::amend);
+        self.tell(inner);
+        results
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        // As for reading.
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, inner: RwLockWriteGuard<'_, Inner>) {
         let heads: Heads = std::array::from_fn(|at| inner.shelves[at].head);
         drop(inner);
         // Two publications may get here in either order: a head never goes back, or streams would wait for what is there.
@@ -109,7 +152,6 @@ impl Catalog {
                 *told = head.max(*told);
             }
         });
-        results
     }
 
     /// Tells of every publication.
@@ -145,6 +187,22 @@ impl Catalog {
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
         // A writer that panicked has left whole entries: each step keeps the maps consistent enough to read.
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn publish<T>(
+        &mut self,
+        kinds: impl IntoIterator<Item = (Kind, T)>,
+        change: impl Fn(&mut Shelf, T, &mut u64) -> Published,
+    ) -> Vec<(Kind, Published)> {
+        let Self { point, shelves, .. } = self;
+        // Even an empty publication moves the head, so that streams that wait for the first one wake up.
+        *point += 1;
+        let kinds = kinds.into_iter();
+        kinds
+            .map(|(kind, news)| (kind, change(&mut shelves[kind.index()], news, point)))
+            .collect()
     }
 }
 
@@ -197,6 +255,23 @@ impl Shelf {
         for name in gone {
             self.remove(name, point);
         }
+        self.forget();
+        published
+    }
+
+    fn amend(&mut self, amendment: Amendment, point: &mut u64) -> Published {
+        let mut published = Published::default();
+        self.head = self.head.max(*point);
+        for resource in amendment.put {
+            published.changed += usize::from(self.put(resource, point));
+        }
+        for name in amendment.gone {
+            if self.entries.contains_key(&name) {
+                published.removed += 1;
+                self.remove(name, point);
+            }
+        }
+        published.total = self.entries.len();
         self.forget();
         published
     }
@@ -346,6 +421,41 @@ mod tests {
         publish(&catalog, &[("a", "4")]);
         assert_eq!(changes(&catalog, 0), ["a"]);
         assert_eq!(catalog.with(Kind::Service, |shelf| shelf.removed("a")), None);
+    }
+
+    #[test]
+    fn an_amendment_touches_what_it_names_and_ends_as_if_everything_had_been_published() {
+        let catalog = Catalog::default();
+        let amend = |put: &[(&str, &str)], gone: &[&str], identities: &[(&str, Option<Option<SpiffeId>>)]| {
+            let amendment = Amendment {
+                put: put.iter().map(|(name, content)| service(name, content)).collect(),
+                gone: gone.iter().map(|name| Arc::from(*name)).collect(),
+            };
+            let identities = identities
+                .iter()
+                .map(|(uid, identity)| (Arc::from(*uid), identity.clone()));
+            catalog.amend([(Kind::Service, amendment)], identities)[0].1
+        };
+        let counts = |changed, removed, total| Published {
+            changed,
+            removed,
+            total,
+        };
+        assert_eq!(amend(&[], &[], &[]), counts(0, 0, 0));
+        assert!(head(&catalog) > 0, "the first publication, although there is nothing");
+        assert_eq!(
+            amend(&[("a", "1"), ("b", "1")], &[], &[("w", Some(None))]),
+            counts(2, 0, 2)
+        );
+        assert_eq!(catalog.identity("w"), Some(None));
+        let before = head(&catalog);
+        assert_eq!(amend(&[("b", "1"), ("c", "1")], &["nobody"], &[]), counts(1, 0, 3));
+        assert_eq!(changes(&catalog, before), ["c"]);
+        assert_eq!(amend(&[], &["a"], &[("w", None)]), counts(0, 1, 2));
+        assert_eq!(catalog.identity("w"), None);
+        let before = head(&catalog);
+        assert_eq!(publish(&catalog, &[("b", "1"), ("c", "1")]), counts(0, 0, 2));
+        assert_eq!(changes(&catalog, before), Vec::<String>::new());
     }
 
     #[test]

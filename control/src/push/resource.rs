@@ -74,6 +74,14 @@ impl Content {
     }
 }
 
+impl Content {
+    /// Its version.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+}
+
 impl Resource {
     /// Encodes a message.
     pub fn new(kind: Kind, name: Arc<str>, message: &impl Message) -> Self {

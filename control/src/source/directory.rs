@@ -13,7 +13,7 @@ use serde::Serialize;
 use squire_mesh::workload::Interner;
 
 use super::{
-    Source, Watch,
+    News, Source, Watch,
     file::{File, Look, Review},
 };
 use crate::{
@@ -34,24 +34,23 @@ pub struct Directory {
     unreadable: Vec<Problem>,
     /// Every file was good at some moment.
     complete: bool,
+    /// What was told last.
+    told: Inventory,
+    /// Where each object stands: file, document, line.
+    places: BTreeMap<String, Placed>,
     watch: Option<Watch>,
 }
 
-/// What a source says at one moment.
+/// All that the files say together.
 #[derive(Debug, Default)]
-pub struct Snapshot {
-    /// Facts about namespaces, workloads and services.
-    pub inventory: Inventory,
-    /// Objects of the groups that policies belong to.
-    pub others: Vec<Arc<Object>>,
-    /// What is wrong, file by file.
-    pub problems: Vec<Problem>,
-    /// The files, or the kinds that are watched.
-    pub files: Vec<FileView>,
-    /// Every file has been good (every kind has been listed) at least once: what is known is all there is to know.
-    pub complete: bool,
+struct Snapshot {
+    inventory: Inventory,
+    others: Vec<Arc<Object>>,
+    problems: Vec<Problem>,
+    files: Vec<FileView>,
+    complete: bool,
     /// Where each object stands: file, document, line.
-    pub places: BTreeMap<String, Placed>,
+    places: BTreeMap<String, Placed>,
 }
 
 /// The state of one file, or of one kind that is watched.
@@ -89,6 +88,8 @@ impl Directory {
             files: BTreeMap::new(),
             unreadable,
             complete: false,
+            told: Inventory::default(),
+            places: BTreeMap::new(),
             watch: None,
         }
     }
@@ -106,6 +107,48 @@ impl Directory {
         let hidden = |path: &Path| walk.unreadable.iter().any(|(directory, _)| path.starts_with(directory));
         self.files.retain(|path, _| walk.files.contains(path) || hidden(path));
         self.files.len() != before
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot {
+            complete: self.complete,
+            ..Snapshot::default()
+        };
+        snapshot.problems.extend(self.unreadable.iter().cloned());
+        let mut first: BTreeMap<String, Placed> = BTreeMap::new();
+        for file in self.files.values() {
+            snapshot.problems.extend(file.problems.iter().cloned());
+            snapshot.files.push(FileView {
+                file: file.name().to_string(),
+                good: !file.is_bad(),
+                in_force_since: file.good.as_ref().map(|good| epoch_seconds(good.since)),
+                bad_since: file.bad_since.map(epoch_seconds),
+            });
+            let Some(good) = &file.good else { continue };
+            for located in &good.facts {
+                let place = (Arc::clone(file.name()), located.document, located.line);
+                if snapshot.inventory.add(located.fact.clone()) {
+                    first.insert(located.object.clone(), place);
+                } else {
+                    snapshot
+                        .problems
+                        .push(duplicate(place, &located.object, first.get(&located.object)));
+                }
+            }
+            for other in &good.others {
+                let group = other.api_version.split('/').next().unwrap_or_default();
+                let object = format!("{}.{group} {}/{}", other.kind, other.namespace_or_default(), other.name);
+                let place = (Arc::clone(file.name()), other.place.document, other.place.line);
+                if let Some(earlier) = first.get(&object) {
+                    snapshot.problems.push(duplicate(place, &object, Some(earlier)));
+                } else {
+                    first.insert(object, place);
+                    snapshot.others.push(Arc::clone(other));
+                }
+            }
+        }
+        snapshot.places = first;
+        snapshot
     }
 
     fn directory_problem(&self, path: &Path, why: &str) -> Problem {
@@ -165,46 +208,21 @@ impl Source for Directory {
         scan
     }
 
-    fn snapshot(&self) -> Snapshot {
-        let mut snapshot = Snapshot {
-            complete: self.complete,
-            ..Snapshot::default()
-        };
-        snapshot.problems.extend(self.unreadable.iter().cloned());
-        let mut first: BTreeMap<String, Placed> = BTreeMap::new();
-        for file in self.files.values() {
-            snapshot.problems.extend(file.problems.iter().cloned());
-            snapshot.files.push(FileView {
-                file: file.name().to_string(),
-                good: !file.is_bad(),
-                in_force_since: file.good.as_ref().map(|good| epoch_seconds(good.since)),
-                bad_since: file.bad_since.map(epoch_seconds),
-            });
-            let Some(good) = &file.good else { continue };
-            for located in &good.facts {
-                let place = (Arc::clone(file.name()), located.document, located.line);
-                if snapshot.inventory.add(located.fact.clone()) {
-                    first.insert(located.object.clone(), place);
-                } else {
-                    snapshot
-                        .problems
-                        .push(duplicate(place, &located.object, first.get(&located.object)));
-                }
-            }
-            for other in &good.others {
-                let group = other.api_version.split('/').next().unwrap_or_default();
-                let object = format!("{}.{group} {}/{}", other.kind, other.namespace_or_default(), other.name);
-                let place = (Arc::clone(file.name()), other.place.document, other.place.line);
-                if let Some(earlier) = first.get(&object) {
-                    snapshot.problems.push(duplicate(place, &object, Some(earlier)));
-                } else {
-                    first.insert(object, place);
-                    snapshot.others.push(Arc::clone(other));
-                }
-            }
+    fn news(&mut self) -> News {
+        let now = self.snapshot();
+        let changes = now.inventory.changes_since(&self.told);
+        (self.told, self.places) = (now.inventory, now.places);
+        News {
+            changes,
+            others: now.others,
+            problems: now.problems,
+            files: now.files,
+            complete: now.complete,
         }
-        snapshot.places = first;
-        snapshot
+    }
+
+    fn place(&self, object: &str) -> Option<Placed> {
+        self.places.get(object).cloned()
     }
 
     fn stale_since(&self) -> Option<SystemTime> {

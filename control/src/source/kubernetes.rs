@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{kinds::KINDS, mirror::Mirror, remarks::publish as publish_remarks};
-use super::{Review, Scan, Snapshot, Source};
+use super::{News, Placed, Review, Scan, Source};
 use crate::metrics::Metrics;
 
 /// No change for this long: a burst has ended.
@@ -127,8 +127,12 @@ impl Source for Cluster {
         }
     }
 
-    fn snapshot(&self) -> Snapshot {
-        self.mirror.snapshot()
+    fn news(&mut self) -> News {
+        self.mirror.news()
+    }
+
+    fn place(&self, _: &str) -> Option<Placed> {
+        None
     }
 
     fn stale_since(&self) -> Option<SystemTime> {

@@ -61,6 +61,8 @@ impl fmt::Debug for LabelSet {
 pub struct Interner {
     strings: HashSet<Arc<str>>,
     sets: HashSet<LabelSet>,
+    /// How many there were when it last forgot.
+    trimmed: usize,
 }
 
 impl Interner {
@@ -100,6 +102,15 @@ impl Interner {
     pub fn trim(&mut self) {
         self.sets.retain(|set| Arc::strong_count(&set.0) > 1);
         self.strings.retain(|text| Arc::strong_count(text) > 1);
+        self.trimmed = self.len();
+    }
+
+    /// The same, once enough has been added that looking through all of it costs little for each.
+    pub fn trim_if_grown(&mut self) {
+        const FEW: usize = 1024;
+        if self.len() > self.trimmed + self.trimmed / 4 + FEW {
+            self.trim();
+        }
     }
 
     /// How many strings and label sets it holds.
@@ -150,5 +161,17 @@ mod tests {
         drop((a, b));
         interner.trim();
         assert!(interner.is_empty());
+    }
+
+    #[test]
+    fn what_nobody_holds_is_forgotten_as_it_piles_up() {
+        let mut interner = Interner::default();
+        let held = interner.text("held");
+        for n in 0..100_000 {
+            interner.text(&n.to_string());
+            interner.trim_if_grown();
+            assert!(interner.len() <= 1026, "{n}");
+        }
+        assert!(Arc::ptr_eq(&held, &interner.text("held")));
     }
 }

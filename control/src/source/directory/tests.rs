@@ -3,6 +3,7 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
+use crate::inventory::FactKind;
 
 struct Case {
     dir: tempfile::TempDir,
@@ -41,8 +42,7 @@ impl Case {
         self.directory
             .snapshot()
             .inventory
-            .pods
-            .keys()
+            .names(FactKind::Pod)
             .map(ToString::to_string)
             .collect()
     }

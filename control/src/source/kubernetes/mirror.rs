@@ -1,6 +1,8 @@
 //! What is known of the API server's objects: each one's last good state, what is wrong with its latest, and how well each
-//! kind is followed. A list replaces the objects of its kind in one step. Whoever asks gets a snapshot; whoever waits is
-//! told of a change only when there is one that matters.
+//! kind is followed. A list replaces the objects of its kind in one step. Whoever asks is told what is different since it was
+//! last asked; whoever waits hears of a change only when there is one that matters.
+
+mod followed;
 
 use std::{
     collections::BTreeMap,
@@ -12,6 +14,8 @@ use kube::runtime::watcher::Event;
 use squire_mesh::{spiffe::TrustDomain, svid::Revocations, workload::Interner};
 use tokio::sync::watch;
 
+pub(super) use self::followed::Held;
+use self::followed::{Content, Followed, Trouble, Unasked};
 use super::{
     accounts::Accounts,
     kinds::{KINDS, Kind, Role},
@@ -23,7 +27,7 @@ use crate::{
     inventory::SharedFact,
     manifest::{Object, Problem, Severity},
     push::epoch_seconds,
-    source::{FileView, Review, Snapshot},
+    source::{FileView, News, Review},
 };
 
 /// What is known of the API server's objects.
@@ -41,47 +45,9 @@ struct State {
     generation: u64,
     complete: bool,
     kinds: [Followed; KINDS.len()],
+    /// Facts that nobody has asked for yet.
+    news: Unasked,
     accounts: Accounts,
-}
-
-/// What is known of one kind.
-#[derive(Default)]
-struct Followed {
-    objects: BTreeMap<Key, Held>,
-    /// A list that has begun, and is not whole yet.
-    incoming: Option<BTreeMap<Key, Held>>,
-    /// When a list was last complete.
-    listed: Option<SystemTime>,
-    /// There is no such kind on this API server.
-    absent: bool,
-    trouble: Option<Trouble>,
-}
-
-struct Trouble {
-    since: SystemTime,
-    why: String,
-    fix: &'static str,
-}
-
-/// One object.
-#[derive(Clone)]
-pub(super) struct Held {
-    content: Content,
-    /// What is wrong with its latest version.
-    problems: Vec<Problem>,
-    /// Since when `content` is of an earlier version.
-    stale_since: Option<SystemTime>,
-    /// What its status says of it, as far as that is ours.
-    judged: Option<Judged>,
-}
-
-#[derive(Clone)]
-enum Content {
-    /// Nothing good was ever read of it.
-    Unknown,
-    Fact(SharedFact),
-    Object(Arc<Object>),
-    Account,
 }
 
 impl Mirror {
@@ -120,7 +86,7 @@ impl Mirror {
                 let read = self.read(
                     kind,
                     raw,
-                    &followed.objects,
+                    followed.objects(),
                     &mut state.interner,
                     &mut state.accounts,
                     now,
@@ -131,31 +97,29 @@ impl Mirror {
             }
             Event::InitDone => {
                 let listed = followed.incoming.take().unwrap_or_default();
-                changed |= followed.listed.is_none() || !same(&listed, &followed.objects);
                 if kind.role == Role::Account {
-                    let gone = followed.objects.keys().filter(|key| !listed.contains_key(*key));
+                    let gone = followed.objects().keys().filter(|key| !listed.contains_key(*key));
                     gone.for_each(|key| state.accounts.deleted(key, now));
                 }
-                followed.objects = listed;
+                changed |= followed.listed.is_none() | followed.replace(listed, &mut state.news);
                 followed.listed = Some(now);
             }
             Event::Apply(raw) => {
                 let read = self.read(
                     kind,
                     raw,
-                    &followed.objects,
+                    followed.objects(),
                     &mut state.interner,
                     &mut state.accounts,
                     now,
                 );
                 if let Some((key, held)) = read {
-                    let before = followed.objects.insert(key.clone(), held);
-                    changed |= before.is_none_or(|before| !before.like(&followed.objects[&key]));
+                    changed |= followed.put(key, held, &mut state.news);
                 }
             }
             Event::Delete(raw) => {
                 let key = key_of(&raw, &mut state.interner);
-                changed |= followed.objects.remove(&key).is_some();
+                changed |= followed.remove(&key, &mut state.news);
                 if kind.role == Role::Account {
                     state.accounts.deleted(&key, now);
                 }
@@ -167,15 +131,14 @@ impl Mirror {
     /// There is no such kind: all of its objects are gone with it.
     pub(super) fn absent(&self, kind: &'static Kind) {
         let now = SystemTime::now();
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         let followed = &mut state.kinds[kind.index()];
         let news = !followed.absent || followed.trouble.is_some();
-        *followed = Followed {
-            absent: true,
-            listed: Some(now),
-            ..Followed::default()
-        };
-        self.settle(&mut state, news, now);
+        followed.replace(BTreeMap::new(), &mut state.news);
+        (followed.absent, followed.listed) = (true, Some(now));
+        (followed.incoming, followed.trouble) = (None, None);
+        self.settle(state, news, now);
     }
 
     /// A kind cannot be followed; what was read of it stays.
@@ -199,18 +162,21 @@ impl Mirror {
     /// Forgets what concerns nothing any more; the number of the last change.
     pub(super) fn tidy(&self, now: SystemTime) -> u64 {
         let mut state = self.lock();
-        state.interner.trim();
+        state.interner.trim_if_grown();
         let forgotten = state.accounts.forget_old(now);
         self.settle(&mut state, forgotten, now);
         state.generation
     }
 
-    /// What is known now.
-    pub(super) fn snapshot(&self) -> Snapshot {
-        let state = self.lock();
-        let mut snapshot = Snapshot {
+    /// What is known now; of facts, what is different since this was last asked. Of objects that say something of workloads
+    /// only those are looked at that are new or odd.
+    pub(super) fn news(&self) -> News {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let mut news = News {
             complete: state.complete,
-            ..Snapshot::default()
+            changes: state.news.take(),
+            ..News::default()
         };
         let unlisted = KINDS
             .iter()
@@ -218,28 +184,28 @@ impl Mirror {
             .filter(|(_, followed)| followed.listed.is_none());
         let unlisted: Vec<_> = unlisted.map(|(kind, _)| kind.label()).collect();
         if !unlisted.is_empty() {
-            snapshot
-                .problems
+            news.problems
                 .push(problem(unlisted.join(", "), "not listed yet".to_owned(), ""));
         }
         for (kind, followed) in KINDS.iter().zip(&state.kinds) {
-            snapshot.problems.extend(followed.problem(kind));
-            snapshot.files.push(FileView {
+            news.problems.extend(followed.problem(kind));
+            news.files.push(FileView {
                 file: kind.label().to_owned(),
                 good: followed.listed.is_some() && followed.trouble.is_none(),
                 in_force_since: followed.listed.map(epoch_seconds),
                 bad_since: followed.trouble.as_ref().map(|trouble| epoch_seconds(trouble.since)),
             });
-            for held in followed.objects.values() {
-                snapshot.problems.extend(held.problems.iter().cloned());
-                match &held.content {
-                    Content::Fact(fact) => drop(snapshot.inventory.add(fact.clone())),
-                    Content::Object(object) => snapshot.others.push(Arc::clone(object)),
-                    Content::Unknown | Content::Account => {}
-                }
+            news.problems
+                .extend(followed.odd().flat_map(|held| &held.problems).cloned());
+            if kind.role == Role::Kept {
+                let kept = followed.objects().values().filter_map(|held| match &held.content {
+                    Content::Object(object) => Some(Arc::clone(object)),
+                    Content::Unknown | Content::Account | Content::Fact(_) => None,
+                });
+                news.others.extend(kept);
             }
         }
-        snapshot
+        news
     }
 
     /// The oldest moment since when a last good state stands in for something.
@@ -247,8 +213,8 @@ impl Mirror {
         let state = self.lock();
         let troubled = state.kinds.iter().filter(|followed| followed.listed.is_some());
         let troubled = troubled.filter_map(|followed| followed.trouble.as_ref().map(|trouble| trouble.since));
-        let objects = state.kinds.iter().flat_map(|followed| followed.objects.values());
-        troubled.chain(objects.filter_map(|held| held.stale_since)).min()
+        let odd = state.kinds.iter().flat_map(Followed::odd);
+        troubled.chain(odd.filter_map(|held| held.stale_since)).min()
     }
 
     /// Conditions that the status of an object should have, and has not.
@@ -258,7 +224,8 @@ impl Mirror {
             .iter()
             .zip(&state.kinds)
             .filter(|(kind, _)| kind.role == Role::Kept);
-        let held = kept.flat_map(|(kind, followed)| followed.objects.iter().map(move |(key, held)| (kind, key, held)));
+        let held =
+            kept.flat_map(|(kind, followed)| followed.objects().iter().map(move |(key, held)| (kind, key, held)));
         held.filter_map(|(kind, key, held)| Condition::due(kind, key, held.judged.as_ref()?, &held.problems))
             .collect()
     }
@@ -319,8 +286,8 @@ impl Mirror {
     fn settle(&self, state: &mut State, changed: bool, now: SystemTime) {
         if !state.complete && state.kinds.iter().all(|followed| followed.listed.is_some()) {
             state.complete = true;
-            let present = &state.kinds[account_kind()].objects;
-            let facts = state.kinds.iter().flat_map(|followed| followed.objects.values());
+            let present = &state.kinds[account_kind()].objects();
+            let facts = state.kinds.iter().flat_map(|followed| followed.objects().values());
             let pods = facts.filter_map(|held| match &held.content {
                 Content::Fact(SharedFact::Pod(pod)) if !pod.ended => Some(pod),
                 _ => None,
@@ -354,19 +321,6 @@ impl Mirror {
     }
 }
 
-impl Followed {
-    /// What is wrong with following a kind.
-    fn problem(&self, kind: &Kind) -> Option<Problem> {
-        let trouble = self.trouble.as_ref()?;
-        let message = if self.listed.is_some() {
-            format!("cannot be watched: {}; what was last read stays in force", trouble.why)
-        } else {
-            format!("cannot be listed: {}", trouble.why)
-        };
-        Some(problem(format!("all {}", kind.plural), message, trouble.fix))
-    }
-}
-
 /// A problem of no file.
 fn problem(object: String, message: String, fix: &str) -> Problem {
     Problem {
@@ -378,48 +332,6 @@ fn problem(object: String, message: String, fix: &str) -> Problem {
         path: String::new(),
         message,
         fix: fix.to_owned(),
-    }
-}
-
-impl Held {
-    fn good(content: Content) -> Self {
-        Self {
-            content,
-            problems: Vec::new(),
-            stale_since: None,
-            judged: None,
-        }
-    }
-
-    /// Whether nobody has to hear of the difference.
-    fn like(&self, other: &Self) -> bool {
-        self.content == other.content && self.problems == other.problems && self.judged == other.judged
-    }
-}
-
-impl PartialEq for Content {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Unknown, Self::Unknown) | (Self::Account, Self::Account) => true,
-            (Self::Fact(one), Self::Fact(other)) => one == other,
-            // What says the same is kept as the same.
-            (Self::Object(one), Self::Object(other)) => Arc::ptr_eq(one, other),
-            _ => false,
-        }
-    }
-}
-
-impl PartialEq for SharedFact {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Namespace(one), Self::Namespace(other)) => one == other,
-            (Self::Pod(one), Self::Pod(other)) => one == other,
-            (Self::Service(one), Self::Service(other)) => one == other,
-            (Self::Slice(one), Self::Slice(other)) => one == other,
-            (Self::Entry(one), Self::Entry(other)) => one == other,
-            (Self::Node(one), Self::Node(other)) => one == other,
-            _ => false,
-        }
     }
 }
 
@@ -485,14 +397,6 @@ fn without_status(mut value: serde_json::Value) -> serde_json::Value {
         metadata.remove("generation");
     }
     value
-}
-
-fn same(one: &BTreeMap<Key, Held>, other: &BTreeMap<Key, Held>) -> bool {
-    one.len() == other.len()
-        && one
-            .iter()
-            .zip(other)
-            .all(|((key, held), (other_key, other))| key == other_key && held.like(other))
 }
 
 fn account_kind() -> usize {

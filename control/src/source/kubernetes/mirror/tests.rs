@@ -54,7 +54,8 @@ fn nothing_is_complete_before_every_kind_has_been_listed_once() {
     let mirror = mirror();
     list_others(&mirror, &["pods", "httproutes"]);
     list(&mirror, "pods", vec![pod("web-1", "10.0.0.1")]);
-    let before = mirror.snapshot();
+    let before = mirror.news();
+    assert_eq!(before.changes.len(), 1);
     assert!(
         !before.complete
             && before
@@ -63,12 +64,8 @@ fn nothing_is_complete_before_every_kind_has_been_listed_once() {
                 .any(|problem| problem.message == "not listed yet")
     );
     mirror.absent(kind("httproutes"));
-    let after = mirror.snapshot();
-    assert!(
-        after.complete && after.inventory.pods.len() == 1,
-        "{:?}",
-        after.problems
-    );
+    let after = mirror.news();
+    assert!(after.complete && after.changes.is_empty(), "{:?}", after.problems);
 }
 
 #[test]
@@ -83,9 +80,17 @@ fn a_list_replaces_what_was_known_in_one_step() {
     );
     mirror.apply(kind("pods"), Event::Init);
     mirror.apply(kind("pods"), Event::InitApply(pod("web-2", "10.0.0.2")));
-    assert_eq!(mirror.snapshot().inventory.pods.len(), 2, "half a list is no list");
+    let there = |news: News| -> Vec<_> {
+        let changes = news.changes.into_iter();
+        changes
+            .map(|change| (change.id.key.to_string(), change.fact.is_some()))
+            .collect()
+    };
+    let both = [("shop/web-1".to_owned(), true), ("shop/web-2".to_owned(), true)];
+    assert_eq!(there(mirror.news()), both, "half a list is no list");
     mirror.apply(kind("pods"), Event::InitDone);
-    assert_eq!(mirror.snapshot().inventory.pods.len(), 1);
+    assert_eq!(there(mirror.news()), [("shop/web-1".to_owned(), false)]);
+    assert_eq!(there(mirror.news()), [], "what has been told is not told again");
 }
 
 #[test]
@@ -132,9 +137,9 @@ fn the_last_good_state_of_a_policy_stays_in_force_while_its_latest_is_wrong() {
         kind("authorizationpolicies"),
         Event::Apply(policy(json!({"rulez": []}), "2")),
     );
-    let snapshot = mirror.snapshot();
-    assert_eq!(snapshot.others[0].value["spec"], json!({"rules": [{}]}));
-    assert_eq!(snapshot.problems.len(), 1, "{:?}", snapshot.problems);
+    let news = mirror.news();
+    assert_eq!(news.others[0].value["spec"], json!({"rules": [{}]}));
+    assert_eq!(news.problems.len(), 1, "{:?}", news.problems);
     assert!(mirror.stale_since().is_some());
     let due = mirror.conditions_due();
     assert_eq!(due.len(), 1);
@@ -142,7 +147,7 @@ fn the_last_good_state_of_a_policy_stays_in_force_while_its_latest_is_wrong() {
         kind("authorizationpolicies"),
         Event::Apply(policy(json!({"rules": []}), "3")),
     );
-    assert!(mirror.stale_since().is_none() && mirror.snapshot().problems.is_empty());
+    assert!(mirror.stale_since().is_none() && mirror.news().problems.is_empty());
     assert!(mirror.conditions_due().is_empty(), "a good policy needs no condition");
 }
 
@@ -153,11 +158,11 @@ fn a_watch_that_fails_takes_nothing_away_and_says_why() {
     list(&mirror, "serviceaccounts", vec![account("web")]);
     list(&mirror, "pods", vec![pod("web-1", "10.0.0.1")]);
     mirror.troubled(kind("pods"), "forbidden".into(), "allow it");
-    let snapshot = mirror.snapshot();
-    assert!(snapshot.complete && snapshot.inventory.pods.len() == 1);
-    assert!(snapshot.problems[0].to_string().contains("forbidden") && mirror.stale_since().is_some());
+    let news = mirror.news();
+    assert!(news.complete && news.changes.len() == 1);
+    assert!(news.problems[0].to_string().contains("forbidden") && mirror.stale_since().is_some());
     mirror.well(kind("pods"));
-    assert!(mirror.snapshot().problems.is_empty() && mirror.stale_since().is_none());
+    assert!(mirror.news().problems.is_empty() && mirror.stale_since().is_none());
 }
 
 #[test]
@@ -170,7 +175,7 @@ fn objects_of_a_crd_are_gone_with_it() {
         vec![policy(json!({"rules": [{}]}), "1")],
     );
     mirror.absent(kind("authorizationpolicies"));
-    assert!(mirror.snapshot().others.is_empty());
+    assert!(mirror.news().others.is_empty());
 }
 
 #[test]
