@@ -4,16 +4,19 @@
 use prost::Message as _;
 use squire_control::{
     manifest::Manifest,
-    policy::{check::check, eval::Evaluator},
+    policy::{MeshConfig, PolicySet, Subject, check::check, eval::Evaluator, why::World},
 };
 use squire_mesh::{
     policy::{
-        Table,
+        Cidr, Connection, Destination, Http, Request, RequestPrincipalMatch, Source, Table, Template, TextMatch,
+        decide_inbound,
         path::{PathNormalization, normalize},
     },
     spiffe::SpiffeId,
     wire::squire as wire,
+    workload::{Service, Workload},
 };
+use std::{net::IpAddr, sync::LazyLock};
 
 /// Any text is read or refused with problems; whatever was read can be checked, and refers to lines that exist.
 pub fn manifest(bytes: &[u8]) {
@@ -74,4 +77,106 @@ pub fn eval_line(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let answer = Evaluator::per_line().line(&text);
     assert!(serde_json::to_string(&answer).is_ok());
+}
+
+/// A message is a workload or refused; a workload survives the wire.
+pub fn wire_workload(bytes: &[u8]) {
+    let Ok(message) = wire::Workload::decode(bytes) else {
+        return;
+    };
+    let Ok(workload) = Workload::try_from(message) else {
+        return;
+    };
+    assert_eq!(
+        Workload::try_from(wire::Workload::from(&workload)).as_ref(),
+        Ok(&workload)
+    );
+}
+
+/// A message is a Service, with its routes, or refused; a Service survives the wire.
+pub fn wire_service(bytes: &[u8]) {
+    let Ok(message) = wire::Service::decode(bytes) else {
+        return;
+    };
+    let Ok(service) = Service::try_from(message) else {
+        return;
+    };
+    assert_eq!(Service::try_from(wire::Service::from(&service)).as_ref(), Ok(&service));
+}
+
+/// Values of policies: blocks, templates, patterns. The first line is the value, the second what it is held against.
+pub fn values(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (value, against) = text.split_once('\n').unwrap_or((&text, ""));
+    if let Ok(block) = value.parse::<Cidr>() {
+        assert_eq!(block.to_string().parse::<Cidr>().as_ref(), Ok(&block));
+        assert!(block.contains(block.address()) && block.covers(&block));
+        if let Ok(address) = against.parse::<IpAddr>() {
+            let families = block.address().is_ipv4() == address.to_canonical().is_ipv4();
+            assert!(families || !block.contains(address));
+        }
+    }
+    if let Ok(template) = Template::parse(value) {
+        assert_eq!(template.to_string(), value);
+        assert_eq!(Template::parse(&template.to_string()).as_ref(), Ok(&template));
+        // A star is no character of a segment that an operator stands for.
+        assert!(!Template::is_template(value) || !template.matches(against) || !against.contains(['*', '?', '#']));
+    }
+    let pattern = TextMatch::parse(value);
+    let same = pattern.matches(against.as_bytes());
+    assert!(!same || pattern.matches_ignoring_case(against.as_bytes()));
+    let principal = RequestPrincipalMatch::parse(value);
+    let _ = (
+        principal.issuer.matches(against.as_bytes()),
+        principal.subject.matches(against.as_bytes()),
+    );
+}
+
+/// Rules that look at claims in every way there is.
+static CLAIMS: LazyLock<Table> = LazyLock::new(|| {
+    let policy = r#"
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: p, namespace: n}
+spec:
+  rules:
+  - from: [{source: {requestPrincipals: ["*", "a/*", "*/b"], notRequestPrincipals: [x/y]}}]
+    when:
+    - {key: "request.auth.claims[a]", values: ["*"], notValues: [no]}
+    - {key: "request.auth.claims[a][b][c]", notValues: ["x*", "*y"]}
+  - when: [{key: request.auth.audiences, values: [one, "t*"]}]
+  - when: [{key: request.auth.presenter, notValues: [one]}]
+  - when: [{key: "request.auth.claims[scope]", values: [read]}]
+"#;
+    let (set, _) = PolicySet::from_objects(&Manifest::parse("p", policy).objects, MeshConfig::default());
+    set.compile(&Subject {
+        namespace: "n",
+        labels: Vec::new(),
+        selectable: true,
+    })
+});
+
+/// Whatever a token claims, there is a decision; and of what cannot be read as claims there is none.
+pub fn claims(bytes: &[u8]) {
+    let Ok(serde_json::Value::Object(claims)) = serde_json::from_slice(bytes) else {
+        return;
+    };
+    let headers: [(&str, &str); 0] = [];
+    let (source, destination) = (Source::external([10, 0, 0, 1].into()), [10, 0, 0, 2].into());
+    let destination = Destination {
+        ip: destination,
+        port: 80,
+        workload: None,
+    };
+    let request = Request::connection(source, destination, Connection::default());
+    let with = Http::new("GET", Some("/"), "h", &headers).with_claims(&claims);
+    let decision = decide_inbound(&CLAIMS, &request.with_http(with));
+    assert!(!decision.to_string().is_empty());
+}
+
+/// What claims to be the page of a control plane is read or refused.
+pub fn objects_page(bytes: &[u8]) {
+    if let Ok(world) = World::from_control_plane(&String::from_utf8_lossy(bytes)) {
+        assert!(world.problems.iter().all(|problem| !problem.message.is_empty()));
+    }
 }

@@ -145,7 +145,8 @@ impl ControlPages {
         let services: Vec<Value> = mesh.services.values().map(service).collect();
         drop(mesh);
         let policies: Vec<&Value> = status.policies.iter().map(|policy| &policy.value).collect();
-        json!({"workloads": workloads, "services": services, "policies": policies})
+        let trust_domain = self.bundle.borrow().trust_domain().to_string();
+        json!({"trust_domain": trust_domain, "workloads": workloads, "services": services, "policies": policies})
     }
 }
 
@@ -156,7 +157,7 @@ fn workload(workload: &Workload) -> Value {
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect()
     };
-    let port = |port: &squire_mesh::workload::NamedPort| json!({"name": &*port.name, "port": port.port, "app_protocol": port.app_protocol.as_deref()});
+    let port = |port: &squire_mesh::workload::NamedPort| json!({"name": &*port.name, "port": port.port, "protocol": port.protocol.to_string(), "app_protocol": port.app_protocol.as_deref()});
     let membership = |membership: &squire_mesh::workload::Membership| {
         let pairs = membership
             .ports

@@ -80,3 +80,50 @@ fn wire_policy() {
 fn eval_line() {
     smoke("eval_line", bodies::eval_line);
 }
+
+#[test]
+fn wire_workload() {
+    smoke("wire_workload", bodies::wire_workload);
+}
+
+#[test]
+fn wire_service() {
+    smoke("wire_service", bodies::wire_service);
+}
+
+#[test]
+fn values() {
+    smoke("values", bodies::values);
+}
+
+#[test]
+fn claims() {
+    smoke("claims", bodies::claims);
+}
+
+#[test]
+fn objects_page() {
+    smoke("objects_page", bodies::objects_page);
+}
+
+#[test]
+fn every_target_has_a_body_a_corpus_and_a_test() {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+    let names = |directory: &str| -> Vec<String> {
+        let entries = fs::read_dir(fuzz.join(directory)).unwrap();
+        let name = |entry: fs::DirEntry| entry.path().file_stem().unwrap().to_str().unwrap().to_owned();
+        let mut names: Vec<_> = entries.map(|entry| name(entry.unwrap())).collect();
+        names.sort();
+        names
+    };
+    let targets = names("fuzz_targets");
+    assert_eq!(targets, names("corpus"));
+    let (manifest, smoke) = (
+        fs::read_to_string(fuzz.join("Cargo.toml")).unwrap(),
+        include_str!("fuzz_smoke.rs"),
+    );
+    for target in targets {
+        assert!(manifest.contains(&format!("name = \"{target}\"")), "{target} is built");
+        assert!(smoke.contains(&format!("bodies::{target})")), "{target} is run here");
+    }
+}

@@ -224,3 +224,24 @@ spec: {selector: {matchLabels: {role: batch}}, action: CUSTOM, provider: {name: 
         answer.notes
     );
 }
+
+#[test]
+fn what_comes_from_the_node_of_a_pod_passes_its_network_policies_and_what_comes_from_another_does_not() {
+    let node = |name: &str, address: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n\
+             status: {{addresses: [{{type: InternalIP, address: {address}}}]}}\n"
+        )
+    };
+    let shop = SHOP.replace("serviceAccountName: db,", "serviceAccountName: db, nodeName: n1,");
+    let shop = format!("{shop}{}{}", node("n1", "127.10.9.1"), node("n2", "127.10.9.2"));
+    let world = World::from_manifest(&Manifest::parse("shop.yaml", &shop)).unwrap();
+    let ingress = |from: &str| {
+        let explanation = world.why(&connection(from, "shop/db-1:5432")).unwrap();
+        let mut gates = explanation.gates.into_iter();
+        gates.find(|gate| gate.gate == "NetworkPolicy ingress").unwrap().verdict
+    };
+    assert_eq!(ingress("127.10.9.1"), "ALLOW");
+    assert_eq!(ingress("127.10.9.2"), "DENY");
+    assert_eq!(ingress("127.10.0.3"), "DENY");
+}

@@ -181,6 +181,11 @@ impl Workload {
         self.transport.is_mtls() && !plaintext.is_some_and(|ports| ports.contains(port))
     }
 
+    /// Whether `other` shares the network of the node that this one runs on: kubelet's probes come from such an address.
+    pub fn runs_on_node_of(&self, other: &Self) -> bool {
+        self.node.is_some() && other.host_network && other.node == self.node
+    }
+
     /// The application protocol declared for a TCP port, if any.
     pub fn app_protocol(&self, port: u16) -> Option<&str> {
         let declared = self

@@ -150,7 +150,7 @@ fn mismatch(source: Option<&Workload>, question: Question<'_>) -> Option<Decisio
 /// Whether an address is one of the node that a workload runs on (spec §1.5.17): kubelet's probes come from there.
 fn comes_from_node_of(snapshot: &Snapshot, me: &Workload, address: IpAddr) -> bool {
     let mut there = snapshot.workloads_at(address.to_canonical());
-    me.node.is_some() && there.any(|workload| workload.host_network && workload.node == me.node)
+    there.any(|workload| me.runs_on_node_of(workload))
 }
 
 fn incoming<'a>(snapshot: &'a Snapshot, question: Question<'a>, source: Option<&'a Workload>) -> Request<'a> {

@@ -31,4 +31,5 @@ mod routing;
 mod smuggling;
 mod tokens;
 mod traffic;
+mod why;
 mod workload_api;

@@ -130,7 +130,11 @@ impl World {
             mutual_tls: transport == Carrier::MutualTls,
             ..Connection::default()
         };
-        let request = Request::connection(source(&from), destination(&to, port), connection).with_answers(&Agreeing);
+        let source = Source {
+            own_node: self.is_own_node(&from, &to),
+            ..source(&from)
+        };
+        let request = Request::connection(source, destination(&to, port), connection).with_answers(&Agreeing);
         let mut notes = Vec::new();
         if !self.problems.is_empty() {
             let count = self.problems.len();

@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use crate::{allows, ap, denies, named_ap, np, pa, plaintext, request, with};
+use squire_control::policy::eval::Evaluator;
+
+use crate::{allows, ap, denies, http, named_ap, np, pa, plaintext, request, with};
 
 #[test]
 fn s0_1_every_language_must_allow() {
@@ -41,4 +43,19 @@ fn s0_3_what_cannot_be_understood_denies_what_it_selects() {
     denies(&pa("default", "b", "{mtls: {mode: STRONG}}"), &request());
     let old = "apiVersion: security.istio.io/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: b}\nspec: {rules: [{}]}\n";
     denies(old, &request());
+}
+
+#[test]
+fn eval_takes_null_for_nothing() {
+    let mut line = json!({"id": 1, "mesh": null, "policies": null, "request": http("GET", "/")});
+    line["request"]["extAuthz"] = json!(null);
+    for field in ["headers", "authority", "remoteIp"] {
+        line["request"]["http"][field] = json!(null);
+    }
+    line["request"]["http"]["jwt"] = json!({"claims": null});
+    for field in ["labels", "namespaceLabels", "namedPorts"] {
+        line["request"]["destination"][field] = json!(null);
+    }
+    let answer = serde_json::to_value(Evaluator::per_line().line(&line.to_string())).unwrap();
+    assert_eq!(answer["decision"], "ALLOW", "{answer}");
 }

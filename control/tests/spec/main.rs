@@ -115,3 +115,11 @@ fn pa(name: &str, namespace: &str, spec: &str) -> String {
         "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
     )
 }
+
+/// A RequestAuthentication for tokens of the issuer `i`, whose claim `roles` is separated by spaces.
+fn tokens(namespace: &str, selector: &str) -> String {
+    format!(
+        "---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: r, namespace: {namespace}}}\n\
+         spec: {{{selector} jwtRules: [{{issuer: i, spaceDelimitedClaims: [roles]}}]}}\n"
+    )
+}

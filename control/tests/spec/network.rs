@@ -113,6 +113,23 @@ fn s1_5_17_a_pod_cannot_block_itself() {
     );
 }
 
+#[test]
+fn s1_5_17_the_node_of_a_pod_always_reaches_it_and_no_other_node_does() {
+    let from = |node: &str| {
+        with(&[
+            ("/source", json!({"kind": "external", "ip": "10.9.0.1", "node": node})),
+            ("/destination/node", json!("n1")),
+            ("/connection/tls", json!("none")),
+        ])
+    };
+    allows(&np("{podSelector: {}}"), &from("n1"));
+    denies(&np("{podSelector: {}}"), &from("n2"));
+    denies(
+        &np("{podSelector: {}}"),
+        &with(&[("/source/node", json!("n1")), ("/destination/node", json!("n1"))]),
+    );
+}
+
 /// An egress policy of namespace `a`, where the client is.
 fn out(spec: &str) -> String {
     np(spec).replace("namespace: b", "namespace: a")

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{allows, ap, decision, denies, evaluate, http, named_ap, request, with};
+use crate::{allows, ap, decision, denies, evaluate, http, named_ap, request, tokens, with};
 
 #[test]
 fn s3_8_paths_are_normalised_before_they_are_matched() {
@@ -86,9 +86,8 @@ fn s3_9_34_claims() {
             "{key} {value}"
         );
     }
-    let spaced = "---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: r, namespace: b}\nspec: {jwtRules: [{issuer: i, spaceDelimitedClaims: [roles]}]}\n";
     allows(
-        &format!("{}{spaced}", when("request.auth.claims[roles]", "write")),
+        &format!("{}{}", when("request.auth.claims[roles]", "write"), tokens("b", "")),
         &request,
     );
 }
@@ -528,12 +527,6 @@ fn s3_13_46_suffixes_of_principals_and_namespaces_hold_on_bytes() {
 
 #[test]
 fn s3_14_54_tokens_scope_and_absence() {
-    let tokens = |namespace: &str, selector: &str| {
-        format!(
-            "---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: r, namespace: {namespace}}}\n\
-         spec: {{{selector} jwtRules: [{{issuer: i, spaceDelimitedClaims: [roles]}}]}}\n"
-        )
-    };
     let needs = ap("{rules: [{when: [{key: 'request.auth.claims[roles]', values: [write]}]}]}");
     let mut request = http("GET", "/");
     request["http"]["jwt"] = json!({"claims": {"iss": "i", "sub": "s", "roles": "read write"}});

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use squire_mesh::{
     policy::{Answer, Answers, Connection, Destination, Endpoint, Http, Principal, Protocol, Request, Source},
@@ -21,6 +21,11 @@ pub(super) struct Line {
 
 fn empty_mesh() -> Value {
     Value::Object(Map::new())
+}
+
+/// `null` is the same as nothing.
+fn or_nothing<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(value: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
 }
 
 #[derive(Debug, Deserialize)]
@@ -46,6 +51,8 @@ struct EndLine {
     #[serde(default)]
     namespace_labels: Option<BTreeMap<String, String>>,
     identity: Option<String>,
+    /// The node it runs on, or whose own address it is.
+    node: Option<String>,
     port: Option<u16>,
     #[serde(default)]
     named_ports: Option<BTreeMap<String, NamedPortLine>>,
@@ -112,9 +119,9 @@ enum ApplicationLine {
 pub(super) struct HttpLine {
     pub(super) method: String,
     pub(super) path: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub(super) authority: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub(super) headers: Vec<(String, String)>,
     pub(super) remote_ip: Option<IpAddr>,
     pub(super) jwt: Option<JwtLine>,
@@ -122,6 +129,7 @@ pub(super) struct HttpLine {
 
 #[derive(Debug, Deserialize)]
 pub(super) struct JwtLine {
+    #[serde(default, deserialize_with = "or_nothing")]
     pub(super) claims: Map<String, Value>,
 }
 
@@ -187,13 +195,19 @@ impl<'l> TryFrom<&'l RequestLine> for Ends<'l> {
 }
 
 impl Ends<'_> {
+    /// Whether the source is an address of the node that the destination runs on (spec §1.5.17).
+    fn from_own_node(&self) -> bool {
+        let (source, destination) = (self.source.line, self.destination.line);
+        source.kind == KindLine::External && source.node.is_some() && source.node == destination.node
+    }
+
     /// The request as the decision function takes it.
     pub(super) fn request<'r>(&'r self, http: Option<Http<'r>>, line: &'r Line) -> Request<'r> {
         let source = Source {
             ip: self.source.line.ip,
             workload: self.source.endpoint(),
             principal: self.identity.as_ref().map(Principal::from),
-            own_node: false,
+            own_node: self.from_own_node(),
         };
         let destination = Destination {
             ip: self.destination.line.ip,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::Deserialize;
 use serde_json::Value;
 use squire_mesh::{
-    spiffe::SpiffeId,
+    spiffe::{SpiffeId, TrustDomain},
     workload::{
         Interner, Membership, NamedPort, Owner, PortPair, PortProtocol, ServiceName, Transport, Workload, WorkloadUid,
     },
@@ -15,6 +15,7 @@ use crate::{compile::Mesh, manifest::Object};
 
 #[derive(Debug, Deserialize)]
 struct Document {
+    trust_domain: String,
     workloads: Vec<WorkloadLine>,
     policies: Vec<Value>,
 }
@@ -41,7 +42,26 @@ struct WorkloadLine {
 struct PortLine {
     name: String,
     port: u16,
+    protocol: ProtocolLine,
     app_protocol: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum ProtocolLine {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl From<ProtocolLine> for PortProtocol {
+    fn from(line: ProtocolLine) -> Self {
+        match line {
+            ProtocolLine::Tcp => Self::Tcp,
+            ProtocolLine::Udp => Self::Udp,
+            ProtocolLine::Sctp => Self::Sctp,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -50,8 +70,16 @@ struct ServiceLine {
     ports: Vec<(u16, u16)>,
 }
 
+/// What a control plane has in force.
+pub(super) struct InForce {
+    /// The trust domain that it signs for.
+    pub(super) trust_domain: String,
+    pub(super) mesh: Mesh,
+    pub(super) objects: Vec<Object>,
+}
+
 /// Workloads and policy objects from the text of the page.
-pub(super) fn read(text: &str) -> Result<(Mesh, Vec<Object>), String> {
+pub(super) fn read(text: &str) -> Result<InForce, String> {
     let document: Document = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let mut interner = Interner::default();
     let mut mesh = Mesh::default();
@@ -63,7 +91,12 @@ pub(super) fn read(text: &str) -> Result<(Mesh, Vec<Object>), String> {
         .policies
         .into_iter()
         .filter_map(|value| Object::from_value("control plane", value));
-    Ok((mesh, objects.collect()))
+    let trust_domain: TrustDomain = document.trust_domain.parse().map_err(|error| format!("{error}"))?;
+    Ok(InForce {
+        trust_domain: trust_domain.as_str().to_owned(),
+        mesh,
+        objects: objects.collect(),
+    })
 }
 
 fn workload(line: WorkloadLine, interner: &mut Interner) -> Result<Workload, String> {
@@ -85,7 +118,7 @@ fn workload(line: WorkloadLine, interner: &mut Interner) -> Result<Workload, Str
     let port = |line: &PortLine| NamedPort {
         name: line.name.as_str().into(),
         port: line.port,
-        protocol: PortProtocol::Tcp,
+        protocol: line.protocol.into(),
         app_protocol: line.app_protocol.as_deref().map(Into::into),
     };
     let owner = line.owner.as_deref().and_then(|owner| owner.split_once('/'));

@@ -70,11 +70,14 @@ impl World {
     /// # Errors
     /// When the page is not one of this version.
     pub fn from_control_plane(page: &str) -> Result<Self, WhyError> {
-        let (mesh, objects) = live::read(page).map_err(WhyError::Page)?;
+        let live::InForce {
+            trust_domain,
+            mesh,
+            objects,
+        } = live::read(page).map_err(WhyError::Page)?;
         let (mut config, mut problems) = MeshConfig::from_objects(&objects);
-        if let Some(id) = mesh.workloads.values().find_map(|workload| workload.identity.as_ref()) {
-            config.trust_domain = id.trust_domain().as_str().to_owned();
-        }
+        // Certificates show the domain that the CA signs for, whatever the settings say.
+        config.trust_domain = trust_domain;
         let (policies, found) = PolicySet::from_objects(&objects, config);
         problems.extend(found);
         Ok(Self {
@@ -92,6 +95,18 @@ impl World {
     /// What policy says of a workload.
     pub(super) fn table(&self, workload: &Workload) -> Table {
         self.policies.compile(&workload.into())
+    }
+
+    /// Whether the source is an address of the node that the destination runs on (spec §1.5.17), as sidecars see it.
+    pub(super) fn is_own_node(&self, from: &End<'_>, to: &End<'_>) -> bool {
+        let Some(destination) = to.workload else { return false };
+        let ip = from.ip.to_canonical();
+        let mut there = self
+            .mesh
+            .workloads
+            .values()
+            .filter(|workload| workload.addresses.contains(&ip));
+        there.any(|workload| destination.runs_on_node_of(workload))
     }
 
     /// Both ends of a question, and the port that is reached.

@@ -1,12 +1,10 @@
 //! To the wire.
 
-use std::time::Duration;
-
 use super::super::{
     Backend, FieldMatch, Filters, HeaderEdits, Match, PathChange, PathMatch, Route, RouteKind, Rule, Scheme, TextRule,
     Traffic, TrafficSettings,
 };
-use crate::wire::squire as wire;
+use crate::wire::{milliseconds, squire as wire};
 
 impl From<&Traffic> for wire::Traffic {
     fn from(traffic: &Traffic) -> Self {
@@ -175,8 +173,4 @@ impl From<&Backend> for wire::RouteBackend {
 
 fn text(text: Option<&str>) -> String {
     text.unwrap_or_default().to_owned()
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
