@@ -21,6 +21,7 @@ Examples:
   squire policy eval -f mesh/ --requests asked.jsonl   policies and mesh settings from files
 
 A line: {\"id\":\"1\",\"mesh\":{},\"policies\":\"apiVersion: …\",\"request\":{\"source\":…,\"destination\":…,\"connection\":…,\"http\":…}}
+Both ends may name a node: an external source on the node of its destination passes its NetworkPolicies, as kubelet does.
 Mesh settings in files: a document of kind MeshConfig (apiVersion squire.mesh/v1), or Istio's ConfigMap istio.
 A line that cannot be read gives {\"id\":…,\"error\":…}; the run goes on and ends with exit code 2.
 What is wrong with the policies of -f is said on standard error. A policy with an error fails closed for the workloads it

@@ -196,7 +196,7 @@ impl<'l> TryFrom<&'l RequestLine> for Ends<'l> {
 
 impl Ends<'_> {
     /// Whether the source is an address of the node that the destination runs on (spec §1.5.17).
-    fn from_own_node(&self) -> bool {
+    fn is_on_own_node(&self) -> bool {
         let (source, destination) = (self.source.line, self.destination.line);
         source.kind == KindLine::External && source.node.is_some() && source.node == destination.node
     }
@@ -207,7 +207,7 @@ impl Ends<'_> {
             ip: self.source.line.ip,
             workload: self.source.endpoint(),
             principal: self.identity.as_ref().map(Principal::from),
-            own_node: self.from_own_node(),
+            own_node: self.is_on_own_node(),
         };
         let destination = Destination {
             ip: self.destination.line.ip,
