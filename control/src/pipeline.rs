@@ -330,11 +330,9 @@ pub(crate) fn record(metrics: &Metrics, kind: Kind, published: Published) {
 }
 
 fn encode(workload: &Workload) -> Resource {
-    Resource::new(
-        Kind::Workload,
-        workload.uid.to_shared(),
-        &wire::Workload::from(workload),
-    )
+    let aliases = workload.aliases().map(|alias| alias.to_string().into());
+    let content = Content::of(&wire::Workload::from(workload)).with_aliases(aliases);
+    Resource::with(Kind::Workload, workload.uid.to_shared(), &content)
 }
 
 fn remarked(remark: &compile::Remark, source: &impl Source) -> Problem {

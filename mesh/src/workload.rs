@@ -5,6 +5,7 @@
 mod labels;
 mod names;
 mod plaintext;
+mod selector;
 mod wire;
 
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
@@ -12,6 +13,7 @@ use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 pub use labels::{Interner, LabelSet};
 pub use names::{NameError, ServiceName, UidKind, WorkloadUid};
 pub use plaintext::PlaintextPorts;
+pub use selector::{Selector, SelectorError};
 pub use wire::WireError;
 
 use crate::{spiffe::SpiffeId, traffic::Traffic};

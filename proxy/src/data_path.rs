@@ -23,6 +23,7 @@ use crate::{
     config::{self, Config, Mode},
     connection::{Cut, Recorder, Registry},
     credentials,
+    demand::Demand,
     destinations::Destinations,
     dial::{Dialer, Timeouts},
     http::{h1::IdleUpstreams, h2::Upstreams},
@@ -46,6 +47,8 @@ pub struct Inputs {
     pub identity: watch::Receiver<Option<Arc<Svid>>>,
     /// What the control plane pushed.
     pub state: State,
+    /// Where to ask for what it has not; none: that is everything.
+    pub demand: Option<Demand>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Live connections.
@@ -73,6 +76,7 @@ pub fn start(config: &Config, inputs: Inputs) -> io::Result<DataPath> {
     let Inputs {
         identity,
         state,
+        demand,
         metrics,
         registry,
         standing,
@@ -124,6 +128,7 @@ pub fn start(config: &Config, inputs: Inputs) -> io::Result<DataPath> {
     let explicit = matches!(config.mode, Mode::Explicit { .. });
     let way = callouts::mesh::Mesh {
         state: state.clone(),
+        demand: demand.clone(),
         credentials: credentials.clone(),
         dialer: Arc::clone(&dialer),
         pool: Arc::clone(&pool),
@@ -133,6 +138,7 @@ pub fn start(config: &Config, inputs: Inputs) -> io::Result<DataPath> {
     let callouts = Callouts::new(Arc::new(way), None, recorder.metrics.registry()).map_err(io::Error::other)?;
     let shared = Arc::new(Shared {
         state,
+        demand,
         credentials,
         metrics: Arc::clone(&recorder.metrics),
         recorder,

@@ -14,6 +14,7 @@ use crate::{
     authorize::{self, Question},
     begin::{self, Asked, Begun},
     connection::{Carrier, Direction, Facts, Record},
+    demand::{Need, Unanswered},
     first_bytes::{self, First},
     forward::{self, Interrupted},
     http::{
@@ -101,6 +102,11 @@ impl Arrival {
             .open(Direction::Inbound, id, since, (self.client, self.destination), facts)
     }
 
+    /// Waits until it is known who is at the address it comes from.
+    async fn source_known(&self, shared: &Shared) -> Result<(), Unanswered> {
+        shared.known(Need::Source(self.client.ip())).await
+    }
+
     /// A connection that ends before anything is known of it.
     fn refuse(&self, shared: &Shared, since: Instant, outcome: &Outcome) {
         self.record(shared, shared.next_id(), since, Facts::default())
@@ -110,6 +116,9 @@ impl Arrival {
 
 /// PERMISSIVE: mesh TLS if the client starts it; anything else passes as it is, without an identity.
 async fn permissive(shared: &Arc<Shared>, tcp: TcpStream, since: Instant, arrival: Arrival) {
+    if let Err(unanswered) = arrival.source_known(shared).await {
+        return arrival.refuse(shared, since, &Outcome::Unanswered(unanswered));
+    }
     let snapshot = shared.snapshot();
     let may_enter = authorize::prospect(&snapshot, arrival.asked(None).question);
     let address = arrival.client.ip();
@@ -150,7 +159,10 @@ async fn plaintext(
     };
     let record = arrival.record(shared, shared.next_id(), since, facts);
     let mut wire = TcpWire::new(tcp, received);
-    let begun = Box::pin(begin::begin(shared, &record, &arrival.asked(None), &mut wire, app)).await;
+    let begun = match arrival.source_known(shared).await {
+        Ok(()) => Box::pin(begin::begin(shared, &record, &arrival.asked(None), &mut wire, app)).await,
+        Err(unanswered) => Begun::Refused(Outcome::Unanswered(unanswered)),
+    };
     let outcome = match begun {
         Begun::Http1 { app } => Box::pin(requests(shared, &record, &arrival, None, &mut wire, app)).await,
         Begun::Http2 { app } => {

@@ -14,6 +14,7 @@ pub mod config;
 pub mod connection;
 mod credentials;
 pub mod data_path;
+pub mod demand;
 mod destinations;
 mod dial;
 mod ext_authz;

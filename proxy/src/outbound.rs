@@ -1,4 +1,4 @@
-//! Application to peer, in order: accept → route → (egress policy) → link from the pool or dialled → forward → close.
+//! Application to peer, in order: accept → (what it needs is known) → route → (egress policy) → link from the pool or dialled → forward → close.
 //! This page knows the order; the steps live elsewhere.
 
 mod upstream;
@@ -17,6 +17,7 @@ use crate::{
     accept::Accepted,
     authorize::{self, Answer, Permit, Question},
     connection::{Application, Connection, Direction, Facts, Record},
+    demand::Need,
     destinations::of_family,
     forward::{self, Early},
     http::{
@@ -63,6 +64,10 @@ pub(crate) async fn serve(shared: Arc<Shared>, accepted: Accepted, target: Targe
 }
 
 async fn attempt(shared: &Arc<Shared>, app: TcpStream, record: &Record, target: &Target) -> Outcome {
+    if let Err(unanswered) = shared.known(Need::Target(target)).await {
+        socket::abort_on_close(&app);
+        return Outcome::Unanswered(unanswered);
+    }
     let route = match route(&shared.snapshot(), target) {
         Ok(route) => route,
         Err(why) => {

@@ -5,6 +5,7 @@ use std::io;
 
 use crate::{
     connection::Cut,
+    demand::Unanswered,
     dial::DialError,
     forward::Interrupted,
     link::{LinkError, frame::ResetReason},
@@ -12,10 +13,11 @@ use crate::{
 };
 
 /// Every label [`Outcome::label`] can return; a test keeps the two together.
-pub(crate) const LABELS: [&str; 32] = [
+pub(crate) const LABELS: [&str; 33] = [
     "complete",
     "denied",
     "not_ready",
+    "unanswered",
     "plaintext_refused",
     "handshake_timeout",
     "handshake_closed",
@@ -85,6 +87,8 @@ pub(crate) enum Outcome {
     Denied,
     /// There is no policy or identity to judge it by yet.
     NotReady(&'static str),
+    /// The control plane did not say what the connection needs to be judged by.
+    Unanswered(Unanswered),
     /// Bytes that are not mesh mutual TLS, on a port that takes nothing else.
     Plaintext,
     /// No finished handshake in time.
@@ -114,6 +118,7 @@ impl Outcome {
             Self::Complete => "complete",
             Self::Denied => "denied",
             Self::NotReady(_) => "not_ready",
+            Self::Unanswered(_) => "unanswered",
             Self::Plaintext => "plaintext_refused",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::Handshake(error) => handshake_label(error),
@@ -132,7 +137,7 @@ impl Outcome {
         match self {
             Self::Complete => Fault::None,
             Self::Denied => Fault::Policy,
-            Self::NotReady(_) | Self::Limit(_) | Self::Abandoned => Fault::Squire,
+            Self::NotReady(_) | Self::Unanswered(_) | Self::Limit(_) | Self::Abandoned => Fault::Squire,
             Self::Plaintext | Self::HandshakeTimeout | Self::Handshake(_) | Self::NoProtocol => Fault::Peer,
             Self::Unreachable(DialError::NoIdentity) => Fault::Squire,
             Self::Unreachable(_) => Fault::Peer,
@@ -153,6 +158,7 @@ impl Outcome {
         match self {
             Self::Complete | Self::Denied => String::new(),
             Self::NotReady(what) => format!("refused: this sidecar has no {what} yet"),
+            Self::Unanswered(unanswered) => unanswered.to_string(),
             Self::Plaintext => "the port takes mesh mutual TLS only (STRICT), and the client did not start it".into(),
             Self::HandshakeTimeout => "the TLS handshake was not finished in time".into(),
             Self::Handshake(error) => error.to_string(),

@@ -11,9 +11,10 @@ use tokio::{
 
 use crate::{
     admin::{Admin, Pages},
-    config::Config,
+    config::{Config, SubscriptionMode},
     connection,
     data_path::{self, Inputs},
+    demand::{Demand, Questions},
     identity::{self, Renewal, svids},
     memory,
     metrics::Metrics,
@@ -106,7 +107,19 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     };
     let for_application = roots.clone();
     let handed = workload_api::Handed::default();
-    let (state, identity) = follow_control(&mut tasks, &config, roots, &vitals, told, renew_now);
+    let connections = Arc::new(connection::Registry::default());
+    let (uid, domain) = (config.workload.clone(), config.trust_domain.clone());
+    let (mut store, state) = Store::new(uid, domain, Arc::clone(roots.at_start()));
+    let (demand, questions) = match config.subscription.mode {
+        SubscriptionMode::All => (None, None),
+        SubscriptionMode::OnDemand => {
+            store.on_demand();
+            let of = Arc::clone(&connections);
+            let (demand, questions) = Demand::new(config.subscription, state.clone(), of, &registry)?;
+            (Some(demand), Some(questions))
+        }
+    };
+    let identity = follow_control(&mut tasks, &config, roots, &vitals, told, renew_now, (store, questions));
     if let Some(api) = &config.workload_api {
         let endpoint = workload_api::Endpoint::open(api).map_err(|source| RunError::WorkloadApi {
             path: api.socket.clone(),
@@ -129,7 +142,6 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         state.clone(),
         shutdown.drain.clone(),
     ));
-    let connections = Arc::new(connection::Registry::default());
     let pages = Pages {
         registry,
         vitals,
@@ -149,6 +161,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let inputs = Inputs {
         identity: svids(identity.clone()),
         state: state.clone(),
+        demand,
         metrics,
         registry: connections,
         standing,
@@ -184,9 +197,9 @@ fn follow_control(
     vitals: &Arc<Vitals>,
     told: Told,
     renew_now: Arc<Notify>,
-) -> (State, identity::Receiver) {
-    let (uid, domain) = (config.workload.clone(), config.trust_domain.clone());
-    let (store, state) = Store::new(uid, domain, Arc::clone(roots.at_start()));
+    (store, questions): (Store, Option<Questions>),
+) -> identity::Receiver {
+    let state = store.follow();
     let (renewal, identity) = Renewal::new(
         Arc::clone(config),
         roots.clone(),
@@ -195,10 +208,11 @@ fn follow_control(
         renew_now,
     );
     let (client, channel) = xds::Client::new(Arc::clone(config), roots, identity.clone(), store, Arc::clone(vitals));
+    let client = client.answering(questions);
     let reporter = Reporter {
         config: Arc::clone(config),
         identity: identity.clone(),
-        state: state.clone(),
+        state,
         channel,
         admin: told.admin,
         standing: told.stands,
@@ -207,7 +221,7 @@ fn follow_control(
     tasks.spawn(renewal.run());
     tasks.spawn(client.run());
     tasks.spawn(reporter.run());
-    (state, identity)
+    identity
 }
 
 /// One line that says how long it took, or what it still waits for.

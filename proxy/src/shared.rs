@@ -17,6 +17,7 @@ use crate::{
     callouts::Callouts,
     connection::Recorder,
     credentials::CredentialsWatch,
+    demand::{Demand, Need, Unanswered},
     destinations::Destinations,
     dial::Dialer,
     http::{h1::IdleUpstreams, h2::Upstreams},
@@ -32,6 +33,8 @@ use crate::{
 /// Everything a connection needs that is not its own.
 pub(crate) struct Shared {
     pub(crate) state: State,
+    /// Where to ask for what is not known; none: everything is.
+    pub(crate) demand: Option<Demand>,
     pub(crate) credentials: CredentialsWatch,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) metrics: Arc<Metrics>,
@@ -80,6 +83,14 @@ impl Shared {
     /// The newest state.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.state.borrow())
+    }
+
+    /// Waits until what a connection needs is known; the snapshot to take after that is the newest.
+    pub(crate) async fn known(&self, need: Need<'_>) -> Result<(), Unanswered> {
+        match &self.demand {
+            None => Ok(()),
+            Some(demand) => demand.known(need).await,
+        }
     }
 
     /// A connection id: unique here, and improbable anywhere else.

@@ -72,6 +72,8 @@ struct Inner {
 #[derive(Debug, Default)]
 pub(super) struct Shelf {
     entries: HashMap<Arc<str>, Entry>,
+    /// Which resources each alias stands for, in order of their names; at least one.
+    aliases: HashMap<Arc<str>, Vec<Arc<str>>>,
     /// The point at which each name, present or removed, last changed: each name once.
     changes: BTreeMap<u64, Arc<str>>,
     /// When each removed name was removed.
@@ -87,6 +89,7 @@ pub(super) struct Shelf {
 pub(super) struct Entry {
     pub(super) version: Version,
     pub(super) encoded: Bytes,
+    pub(super) aliases: Arc<[Arc<str>]>,
     pub(super) changed: u64,
 }
 
@@ -222,8 +225,16 @@ impl Shelf {
         self.entries.get_key_value(name)
     }
 
+    /// Everything that a name stands for: the resource of that name, or those that have it as an alias.
+    pub(super) fn selected<'s>(&'s self, name: &str) -> impl Iterator<Item = (&'s Arc<str>, &'s Entry)> + use<'s> {
+        let by_alias = self.aliases.get(name).into_iter().flatten();
+        let by_alias = by_alias.filter_map(|name| self.entries.get_key_value(name));
+        self.entries.get_key_value(name).into_iter().chain(by_alias)
+    }
+
     /// When a name was removed, if it was and is still remembered.
-    pub(super) fn removed(&self, name: &str) -> Option<u64> {
+    #[cfg(test)]
+    fn removed(&self, name: &str) -> Option<u64> {
         self.tombstones.get(name).copied()
     }
 
@@ -278,30 +289,68 @@ impl Shelf {
 
     /// Whether the resource is new or has another version.
     fn put(&mut self, resource: Resource, point: &mut u64) -> bool {
-        let Resource { name, version, encoded } = resource;
+        let Resource {
+            name,
+            version,
+            encoded,
+            aliases,
+        } = resource;
         match self.entries.get(&name) {
             Some(entry) if entry.version == version => return false,
-            Some(entry) => self.changes.remove(&entry.changed),
-            None => self
-                .tombstones
-                .remove(&name)
-                .and_then(|removed| self.changes.remove(&removed)),
-        };
+            Some(entry) => {
+                let (changed, before) = (entry.changed, Arc::clone(&entry.aliases));
+                self.changes.remove(&changed);
+                if before != aliases {
+                    self.unlist(&name, &before);
+                    self.list(&name, &aliases);
+                }
+            }
+            None => {
+                let removed = self.tombstones.remove(&name);
+                removed.and_then(|removed| self.changes.remove(&removed));
+                self.list(&name, &aliases);
+            }
+        }
         let changed = self.step(&name, point);
         self.entries.insert(
             name,
             Entry {
                 version,
                 encoded,
+                aliases,
                 changed,
             },
         );
         true
     }
 
+    fn list(&mut self, name: &Arc<str>, aliases: &[Arc<str>]) {
+        for alias in aliases {
+            let names = self.aliases.entry(Arc::clone(alias)).or_default();
+            if let Err(place) = names.binary_search(name) {
+                names.insert(place, Arc::clone(name));
+            }
+        }
+    }
+
+    fn unlist(&mut self, name: &Arc<str>, aliases: &[Arc<str>]) {
+        for alias in aliases {
+            let Some(names) = self.aliases.get_mut(alias) else {
+                continue;
+            };
+            if let Ok(place) = names.binary_search(name) {
+                names.remove(place);
+            }
+            if names.is_empty() {
+                self.aliases.remove(alias);
+            }
+        }
+    }
+
     fn remove(&mut self, name: Arc<str>, point: &mut u64) {
         if let Some(entry) = self.entries.remove(&name) {
             self.changes.remove(&entry.changed);
+            self.unlist(&name, &entry.aliases);
         }
         let removed = self.step(&name, point);
         self.tombstones.insert(name, removed);

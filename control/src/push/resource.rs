@@ -54,6 +54,9 @@ pub struct Resource {
     pub version: Version,
     /// The encoded `envoy.service.discovery.v3.Resource`, shared by all streams.
     pub encoded: Bytes,
+    /// Other names by which it can be subscribed to, each perhaps together with other resources. What they are follows
+    /// from the content.
+    pub aliases: Arc<[Arc<str>]>,
 }
 
 /// An encoded message, to be sent under one name or several.
@@ -61,6 +64,7 @@ pub struct Resource {
 pub struct Content {
     value: Vec<u8>,
     version: Version,
+    aliases: Arc<[Arc<str>]>,
 }
 
 impl Content {
@@ -70,11 +74,17 @@ impl Content {
         Self {
             version: Version::of(&value),
             value,
+            aliases: Arc::default(),
         }
     }
-}
 
-impl Content {
+    /// The same under other names too.
+    #[must_use]
+    pub fn with_aliases(mut self, aliases: impl IntoIterator<Item = Arc<str>>) -> Self {
+        self.aliases = aliases.into_iter().collect();
+        self
+    }
+
     /// Its version.
     #[must_use]
     pub fn version(&self) -> Version {
@@ -105,8 +115,18 @@ impl Resource {
             name,
             version,
             encoded: envelope.encode_to_vec().into(),
+            aliases: Arc::clone(&content.aliases),
         }
     }
+}
+
+/// Says that everything an alias stands for has been sent: a resource of that name and nothing in it.
+pub(super) fn answered(alias: &str) -> Bytes {
+    let envelope = discovery::Resource {
+        name: alias.to_owned(),
+        ..discovery::Resource::default()
+    };
+    envelope.encode_to_vec().into()
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What one stream wants of one kind, and how far it has been served: a point in the catalog, the names it asked for,
-//! and at most one response in flight. A pure state machine; the stream drives it.
+//! what its proxy holds, and at most one response in flight. A name may be an alias: then it stands for every resource
+//! that has it, and the proxy holds each for as long as any of its names stands for it. A pure state machine; the stream
+//! drives it.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -9,7 +11,11 @@ use std::{
 use prost::bytes::Bytes;
 use squire_mesh::wire::discovery::DeltaDiscoveryRequest;
 
-use super::{Version, catalog::Shelf};
+use super::{
+    Version,
+    catalog::{Entry, Shelf},
+    resource::answered,
+};
 
 /// Bytes of resources after which a response is full. Proxies accept 4 MiB.
 const PAGE_BYTES: usize = 512 * 1024;
@@ -17,8 +23,6 @@ const PAGE_BYTES: usize = 512 * 1024;
 pub(super) const MAX_NAMES: usize = 200_000;
 /// Longer names are nobody's.
 const MAX_NAME: usize = 512;
-/// With no more names than this it is cheaper to look each of them up than to read what changed.
-const FEW: usize = 64;
 /// The name that subscribes to everything.
 const WILDCARD: &str = "*";
 
@@ -31,11 +35,13 @@ pub(super) struct Subscription {
     names: HashSet<Arc<str>>,
     /// Names to be answered although they may not have changed.
     fresh: BTreeSet<Arc<str>>,
-    /// What the proxy held when it connected, until the first pass has compared it.
+    /// What the proxy holds. Wildcard: what it held when it connected, until the first pass has compared it.
     held: HashMap<Arc<str>, Version>,
+    /// Names were given up: some of what is held may have no name left that stands for it.
+    review: bool,
     /// Everything up to this point of the catalog has been sent.
     point: u64,
-    /// The head of the catalog when the first pass began; the pass ends there. `None` before and after.
+    /// Wildcard: the head of the catalog when the first pass began; the pass ends there. `None` before and after.
     first_pass: Option<u64>,
     in_flight: Option<InFlight>,
     next_nonce: u64,
@@ -106,12 +112,18 @@ impl Subscription {
             } else {
                 let name: Arc<str> = name.into();
                 self.fresh.insert(Arc::clone(&name));
-                self.names.insert(name);
+                if !self.names.insert(Arc::clone(&name)) {
+                    // Who asks again is answered again, whatever we think it holds.
+                    self.held.remove(&name);
+                }
             }
         }
         for name in request.resource_names_unsubscribe {
-            self.wildcard &= name != WILDCARD;
-            self.names.remove(name.as_str());
+            if name == WILDCARD && std::mem::take(&mut self.wildcard) {
+                // What it asked for by name is all that it keeps; from here on we know what that is.
+                self.fresh.extend(self.names.iter().cloned());
+            }
+            self.review |= self.names.remove(name.as_str());
             self.fresh.remove(name.as_str());
         }
         if let Some(only) = only.filter(|_| self.wildcard) {
@@ -138,7 +150,7 @@ impl Subscription {
 
     /// The next response, if there is something to say and nothing in flight. `only` as in [`Self::request`].
     pub(super) fn next(&mut self, shelf: &Shelf, only: Option<&Arc<str>>) -> Result<Option<Page>, Broken> {
-        let nothing_new = self.fresh.is_empty() && self.point >= shelf.head();
+        let nothing_new = self.fresh.is_empty() && !self.review && self.point >= shelf.head();
         if !self.started || self.in_flight.is_some() || shelf.head() == 0 || nothing_new {
             return Ok(None);
         }
@@ -147,7 +159,7 @@ impl Subscription {
         if self.wildcard {
             self.read_all(shelf, &mut page)?;
         } else {
-            self.read_named(shelf, only, &mut page)?;
+            self.read_named(shelf, only, &mut page);
         }
         if page.is_empty() {
             return Ok(None);
@@ -158,7 +170,11 @@ impl Subscription {
             nonce: nonce.clone(),
             point: self.point,
         });
-        let partial = self.wildcard && self.first_pass.is_some();
+        let partial = if self.wildcard {
+            self.first_pass.is_some()
+        } else {
+            self.point == 0
+        };
         Ok(Some(Page {
             partial,
             resources: page.resources,
@@ -168,17 +184,39 @@ impl Subscription {
         }))
     }
 
-    /// Names just subscribed to get an answer in any case: the resource, unless the proxy holds it already, or that there
-    /// is none.
+    /// Names just subscribed to get an answer in any case: what they stand for, less what the proxy holds already, or that
+    /// it is nothing. An alias is answered once all that it stands for has been sent.
     fn answer_fresh(&mut self, shelf: &Shelf, only: Option<&Arc<str>>, page: &mut Draft) {
         while !page.is_full() {
             let Some(name) = self.fresh.pop_first() else { break };
-            match shelf.find(&name).filter(|_| only.is_none_or(|only| *only == name)) {
-                Some((_, entry)) if self.held.get(&name) == Some(&entry.version) => {}
-                Some((name, entry)) => page.put(name, &entry.encoded),
-                None => page.remove(&name),
+            let mut found = shelf.selected(&name).filter(|(name, _)| allows(only, name)).peekable();
+            let none = found.peek().is_none();
+            for (name_of_one, entry) in found {
+                if page.is_full() && !self.wildcard {
+                    // What went out is held by then.
+                    self.fresh.insert(name);
+                    return;
+                }
+                self.put(name_of_one, entry, page);
+            }
+            if none {
+                self.held.remove(&name);
+                page.remove(&name);
+            } else if shelf.find(&name).is_none() {
+                page.answer(&name);
             }
         }
+    }
+
+    /// Sends a resource, unless the proxy holds it.
+    fn put(&mut self, name: &Arc<str>, entry: &Entry, page: &mut Draft) {
+        if self.held.get(name) == Some(&entry.version) {
+            return;
+        }
+        if !self.wildcard {
+            self.held.insert(Arc::clone(name), entry.version);
+        }
+        page.put(name, &entry.encoded);
     }
 
     /// Wildcard: everything that changed since the point reached. The first time that is everything there is, less what
@@ -215,44 +253,73 @@ impl Subscription {
         Ok(())
     }
 
-    /// Named resources that changed since the point reached; the first answer to each name was given as a fresh one.
-    fn read_named(&mut self, shelf: &Shelf, only: Option<&Arc<str>>, page: &mut Draft) -> Result<(), Broken> {
-        if self.fresh.is_empty() {
-            self.held = HashMap::new();
+    /// What the names stand for and has changed since the point reached; the first answer to each name was given as a
+    /// fresh one. Where more has changed than is held it is cheaper to look at everything that is wanted and held.
+    fn read_named(&mut self, shelf: &Shelf, only: Option<&Arc<str>>, page: &mut Draft) {
+        let since = self.point;
+        let few = shelf.head() - since <= (self.names.len() + self.held.len()) as u64;
+        let complete = if few && since != 0 && !self.review && !shelf.has_forgotten_since(since) {
+            self.read_changes(shelf, only, page)
+        } else {
+            self.compare(shelf, only, page)
+        };
+        if complete {
+            self.point = shelf.head();
+            self.review = false;
         }
-        let since = std::mem::replace(&mut self.point, shelf.head());
-        if since == 0 {
-            return Ok(());
-        }
-        if shelf.has_forgotten_since(since) {
-            return Err(Broken::FellBehind);
-        }
-        let names = self.names.iter().filter(|name| only.is_none_or(|only| only == *name));
-        if self.names.len() <= FEW {
-            for name in names {
-                match shelf.find(name) {
-                    Some((name, entry)) if entry.changed > since => page.put(name, &entry.encoded),
-                    Some(_) => {}
-                    None if shelf.removed(name).is_some_and(|removed| removed > since) => page.remove(name),
-                    None => {}
-                }
-            }
-            return Ok(());
-        }
-        for (point, name) in shelf
-            .changes_since(since)
-            .filter(|(_, name)| self.names.contains(*name))
-        {
-            match shelf.find(name) {
-                Some((name, entry)) => page.put(name, &entry.encoded),
-                None => page.remove(name),
-            }
+    }
+
+    /// Reads what changed. Whether it came to the end.
+    fn read_changes(&mut self, shelf: &Shelf, only: Option<&Arc<str>>, page: &mut Draft) -> bool {
+        for (point, name) in shelf.changes_since(self.point) {
             if page.is_full() {
-                self.point = point;
-                return Ok(());
+                return false;
+            }
+            let wanted = |(name, entry): &(&Arc<str>, &Entry)| allows(only, name) && self.wants(name, entry);
+            match shelf.find(name).filter(wanted) {
+                Some((name, entry)) => self.put(name, entry, page),
+                None if self.held.remove(name).is_some() => page.remove(name),
+                None => {}
+            }
+            self.point = point;
+        }
+        true
+    }
+
+    /// Looks at everything that is wanted, and at everything that is held. Whether it came to the end.
+    fn compare(&mut self, shelf: &Shelf, only: Option<&Arc<str>>, page: &mut Draft) -> bool {
+        let names = std::mem::take(&mut self.names);
+        for name in &names {
+            if self.fresh.contains(name) {
+                continue;
+            }
+            for (name, entry) in shelf.selected(name).filter(|(name, _)| allows(only, name)) {
+                if page.is_full() {
+                    break;
+                }
+                self.put(name, entry, page);
             }
         }
-        Ok(())
+        self.names = names;
+        let vain = |name: &&Arc<str>| {
+            let found = shelf.find(name);
+            !found.is_some_and(|(name, entry)| allows(only, name) && self.wants(name, entry))
+        };
+        let mut vain: Vec<Arc<str>> = self.held.keys().filter(vain).cloned().collect();
+        vain.sort_unstable();
+        for name in vain {
+            if page.is_full() {
+                break;
+            }
+            self.held.remove(&name);
+            page.remove(&name);
+        }
+        !page.is_full()
+    }
+
+    /// Whether one of the names stands for a resource.
+    fn wants(&self, name: &str, entry: &Entry) -> bool {
+        self.names.contains(name) || entry.aliases.iter().any(|alias| self.names.contains(alias))
     }
 
     /// Whether a response waits for its acknowledgement.
@@ -270,6 +337,11 @@ impl Subscription {
     pub(super) fn asked(&self) -> Option<usize> {
         (!self.wildcard).then_some(self.names.len())
     }
+}
+
+/// Whether what may be seen is limited to another name.
+fn allows(only: Option<&Arc<str>>, name: &str) -> bool {
+    only.is_none_or(|only| **only == *name)
 }
 
 /// A response in the making: each name once.
@@ -296,6 +368,12 @@ impl Draft {
             self.bytes += name.len();
             self.removed.push(Arc::clone(name));
         }
+    }
+
+    fn answer(&mut self, alias: &str) {
+        let answer = answered(alias);
+        self.bytes += answer.len();
+        self.resources.push(answer);
     }
 
     fn is_full(&self) -> bool {

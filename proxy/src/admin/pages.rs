@@ -17,7 +17,10 @@ use tokio::net::TcpStream;
 
 use super::policy;
 use crate::{
-    config::{AccessLog, AdminDetails, Authority, Config, Http2Engine, LogFormat, Mode, TlsEngine, Unknown, Users},
+    config::{
+        AccessLog, AdminDetails, Authority, Config, Http2Engine, LogFormat, Mode, SubscriptionMode, TlsEngine, Unknown,
+        Users,
+    },
     identity::{self, Identity},
     probes::Prober,
     readiness::Readiness,
@@ -194,6 +197,15 @@ fn config_view(config: &Config) -> Value {
         "unknownDestinations": match config.unknown {
             Unknown::Passthrough => "passthrough",
             Unknown::Refuse => "refuse",
+        },
+        "subscription": {
+            "mode": match config.subscription.mode {
+                SubscriptionMode::All => "all",
+                SubscriptionMode::OnDemand => "on-demand",
+            },
+            "timeout": text(config.subscription.timeout),
+            "keep": text(config.subscription.keep),
+            "maxSelectors": config.subscription.max_selectors,
         },
         "tls": {
             "engine": match config.tls_engine {

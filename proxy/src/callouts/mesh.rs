@@ -13,6 +13,7 @@ use crate::{
     authorize::grounds,
     config::{Host, HostPort},
     credentials::CredentialsWatch,
+    demand::{Demand, Need},
     dial::{DialError, Dialer},
     link::{Framing, LinkStream},
     pool::{Key, Pool},
@@ -26,6 +27,8 @@ const TRIES: usize = 3;
 /// Reaches services and workloads by the tables the control plane pushed, with the data path's pool and credentials.
 pub(crate) struct Mesh {
     pub(crate) state: State,
+    /// Where to ask for what is not known; none: everything is.
+    pub(crate) demand: Option<Demand>,
     pub(crate) credentials: CredentialsWatch,
     pub(crate) dialer: Arc<Dialer>,
     pub(crate) pool: Arc<Pool>,
@@ -49,15 +52,24 @@ impl Mesh {
     }
 
     /// The endpoints of a name, if it is one of the mesh.
-    fn endpoints(&self, host: &str, port: u16) -> io::Result<Option<Vec<Endpoint>>> {
+    async fn endpoints(&self, host: &str, port: u16) -> io::Result<Option<Vec<Endpoint>>> {
         // A literal address may be one of the mesh too: then it must not be spoken to in plaintext.
         let host = match host.trim_matches(['[', ']']).parse() {
             Ok(ip) => Host::Ip(ip),
-            Err(_) if self.snapshot().named(host).is_none() => return Ok(None),
             Err(_) => Host::Name(host.into()),
         };
         let target = Target::Name(HostPort { host, port });
+        if let Some(demand) = &self.demand {
+            demand.known(Need::Target(&target)).await.map_err(io::Error::other)?;
+        }
         let snapshot = self.snapshot();
+        if let Target::Name(HostPort {
+            host: Host::Name(name), ..
+        }) = &target
+            && snapshot.named(name).is_none()
+        {
+            return Ok(None);
+        }
         let none = |why: &'static str| io::Error::new(io::ErrorKind::NotFound, why);
         match route(&snapshot, &target).map_err(none)? {
             Route::Endpoint(endpoint) => Ok(Some(vec![*endpoint])),
@@ -132,7 +144,7 @@ impl Mesh {
 impl Connect for Mesh {
     fn connect<'a>(&'a self, host: &'a str, port: u16) -> Connecting<'a> {
         Box::pin(async move {
-            let Some(endpoints) = self.endpoints(host, port)? else {
+            let Some(endpoints) = self.endpoints(host, port).await? else {
                 return Outside.connect(host, port).await;
             };
             let mut last = io::Error::from(io::ErrorKind::NotFound);

@@ -61,6 +61,8 @@ pub struct Config {
     pub pool: Pool,
     /// What becomes of redirected connections to addresses the mesh does not know.
     pub unknown: Unknown,
+    /// Which workloads the control plane tells us of.
+    pub subscription: Subscription,
     /// Which code protects TLS records after the handshake.
     pub tls_engine: TlsEngine,
     /// Which code speaks HTTP/2 with applications and peers.
@@ -75,6 +77,28 @@ pub struct Config {
     pub access_log: AccessLog,
     /// Where the application asks for identities of its own; `None`: nowhere.
     pub workload_api: Option<WorkloadApi>,
+}
+
+/// Which workloads the control plane tells a sidecar of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subscription {
+    /// All, or those that its connections need.
+    pub mode: SubscriptionMode,
+    /// On demand: how long a connection waits for an answer.
+    pub timeout: Duration,
+    /// On demand: how long what no connection uses is kept.
+    pub keep: Duration,
+    /// On demand: how many addresses, services and names may be asked for.
+    pub max_selectors: usize,
+}
+
+/// See [`Subscription`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubscriptionMode {
+    /// All there are.
+    All,
+    /// Those that connections need, from when they need them.
+    OnDemand,
 }
 
 /// The SPIFFE Workload API.

@@ -17,7 +17,7 @@ use squire_mesh::{
 
 use super::{
     AccessLog, AdminDetails, Authority, Config, HostPort, Http2Engine, InboundListener, Limits, Log, LogFormat, Mode,
-    OutboundListener, Pool, TlsEngine, Unknown, Users, WorkloadApi,
+    OutboundListener, Pool, Subscription, SubscriptionMode, TlsEngine, Unknown, Users, WorkloadApi,
     problem::Problems,
     read::{Section, Value},
     tree::{Node, Place},
@@ -53,6 +53,7 @@ pub(super) struct Raw {
     limits: Limits,
     pool: Pool,
     unknown: Unknown,
+    subscription: Subscription,
     tls_engine: TlsEngine,
     http2_engine: Http2Engine,
     drain_grace: Duration,
@@ -94,6 +95,7 @@ impl Raw {
             limits: root.section("limits", limits),
             pool: root.section("pool", pool),
             unknown: root.or("unknownDestinations", Unknown::Passthrough),
+            subscription: root.section("subscription", subscription),
             tls_engine: root.section("tls", |s| s.or("engine", TlsEngine::Squire)),
             http2_engine: root.section("http2", |s| s.or("engine", Http2Engine::Squire)),
             drain_grace: root.section("drain", |s| {
@@ -151,6 +153,7 @@ impl Raw {
             limits: self.limits,
             pool: self.pool,
             unknown: self.unknown,
+            subscription: self.subscription,
             tls_engine: self.tls_engine,
             http2_engine: self.http2_engine,
             drain_grace: self.drain_grace,
@@ -286,6 +289,24 @@ fn limits(s: &mut Section<'_>) -> Limits {
         handshake_timeout: s.duration("handshakeTimeout", Duration::from_secs(5), SHORT, HOUR),
         head_timeout: s.duration("headTimeout", Duration::from_secs(30), SHORT, HOUR),
         connect_timeout: s.duration("connectTimeout", Duration::from_secs(5), SHORT, HOUR),
+    }
+}
+
+fn subscription(s: &mut Section<'_>) -> Subscription {
+    /// Fewer than what a service of some size takes.
+    const FEWEST: usize = 64;
+    let (mode, place) = (s.or("mode", SubscriptionMode::All), s.place_of("maxSelectors"));
+    let mut most = s.or("maxSelectors", 20_000);
+    if most < FEWEST {
+        let what = format!("{most} is too few");
+        s.problem(place, "maxSelectors", what, format!("write {FEWEST} or more"));
+        most = FEWEST;
+    }
+    Subscription {
+        mode,
+        timeout: s.duration("timeout", Duration::from_secs(5), SHORT, HOUR),
+        keep: s.duration("keep", Duration::from_secs(600), Duration::from_secs(1), DAY),
+        max_selectors: most,
     }
 }
 

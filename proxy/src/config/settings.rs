@@ -87,6 +87,26 @@ pub const SETTINGS: &[Setting] = &[
         "passthrough",
         "transparent: connections to addresses the mesh does not know: passthrough, or refuse",
     ),
+    setting(
+        "subscription.mode",
+        "all",
+        "which workloads the control plane tells of: all, or on-demand (those that connections need)",
+    ),
+    setting(
+        "subscription.timeout",
+        "5s",
+        "on-demand: how long a connection waits for the answer",
+    ),
+    setting(
+        "subscription.keep",
+        "10m",
+        "on-demand: how long what no connection uses is kept",
+    ),
+    setting(
+        "subscription.maxSelectors",
+        "20000",
+        "on-demand: addresses and services asked for at once, at least 64",
+    ),
     setting("limits.maxConnections", "100000", "application connections at once"),
     setting("limits.maxPendingHandshakes", "4096", "inbound handshakes at once"),
     setting("limits.handshakeTimeout", "5s", "from accept to verified peer"),

@@ -6,7 +6,8 @@ use squire_mesh::{
 };
 
 use super::{
-    AccessLog, AdminDetails, HostPort, HostPortError, Http2Engine, LogFormat, TlsEngine, Unknown, Users, read::Value,
+    AccessLog, AdminDetails, HostPort, HostPortError, Http2Engine, LogFormat, SubscriptionMode, TlsEngine, Unknown,
+    Users, read::Value,
 };
 
 /// `mode` as written.
@@ -61,6 +62,18 @@ impl Value for Unknown {
             "passthrough" => Ok(Self::Passthrough),
             "refuse" => Ok(Self::Refuse),
             _ => Err("not a way to treat unknown destinations".to_owned()),
+        }
+    }
+}
+
+impl Value for SubscriptionMode {
+    const EXPECTED: &'static str = "write all or on-demand";
+
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self::All),
+            "on-demand" => Ok(Self::OnDemand),
+            _ => Err("not a way to subscribe".to_owned()),
         }
     }
 }

@@ -76,6 +76,7 @@ impl Mesh {
         let inputs = Inputs {
             identity: follow,
             state,
+            demand: None,
             metrics: Arc::clone(&metrics),
             registry: Arc::clone(&registry),
             standing: watch::Sender::default(),
@@ -160,6 +161,12 @@ impl Mesh {
                 ready: 1,
                 max_idle_per_peer: 8,
                 idle_timeout: Duration::from_secs(60),
+            },
+            subscription: crate::config::Subscription {
+                mode: crate::config::SubscriptionMode::All,
+                timeout: Duration::from_secs(5),
+                keep: Duration::from_secs(600),
+                max_selectors: 1_000,
             },
             unknown: config::Unknown::Passthrough,
             tls_engine: config::TlsEngine::Squire,

@@ -31,6 +31,8 @@ pub(crate) enum Flag {
     Cut,
     /// This sidecar is shutting down or has no policy or identity yet.
     NotReady,
+    /// The control plane did not say what it needs to be sent anywhere.
+    Unanswered,
     /// Its task ended without saying how.
     Abandoned,
 }
@@ -38,7 +40,7 @@ pub(crate) enum Flag {
 impl Flag {
     /// All of them.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Ok,
         Self::Denied,
         Self::Unauthenticated,
@@ -53,6 +55,7 @@ impl Flag {
         Self::ClientGone,
         Self::Cut,
         Self::NotReady,
+        Self::Unanswered,
         Self::Abandoned,
     ];
 
@@ -73,6 +76,7 @@ impl Flag {
             Self::ClientGone => "client_gone",
             Self::Cut => "cut",
             Self::NotReady => "not_ready",
+            Self::Unanswered => "unanswered",
             Self::Abandoned => "abandoned",
         }
     }

@@ -11,6 +11,7 @@ use super::{Edits, Flag, LocalReply, Refused, RequestView};
 use crate::{
     authorize::Permit,
     connection::Connection,
+    demand::Need,
     outbound,
     outcome::Outcome,
     route::{Endpoint, Route, Target},
@@ -71,6 +72,22 @@ impl Way {
             }
         };
         Ok(Course { shared, to })
+    }
+
+    /// Waits until the endpoints that may take a request are known.
+    pub(crate) async fn known(&self, course: &Course) -> Result<(), Refused> {
+        let To::Service(forward) = &course.to else {
+            return Ok(());
+        };
+        let known = self.shared.known(Need::Service(&forward.service)).await;
+        known.map_err(|unanswered| {
+            tracing::debug!(%unanswered, "a request was refused");
+            Refused {
+                reply: LocalReply::text(503, "the mesh does not know yet where this goes"),
+                flag: Flag::Unanswered,
+                decision: None,
+            }
+        })
     }
 
     /// The endpoint for a try; `tried` have failed for this request already.

@@ -201,12 +201,14 @@ async fn application(
     let (returning, mut returned) = oneshot::channel();
     let give_back = move |link, ended| drop(returning.send((link, ended)));
     let mut wire = LinkWire::new(LinkStream::accepted(link, sequence, Box::new(give_back)));
-    let begun = match grounds(&shared.snapshot(), &session.peer, SystemTime::now()) {
-        Ok(()) => {
+    let known = arrival.source_known(shared).await;
+    let begun = match (grounds(&shared.snapshot(), &session.peer, SystemTime::now()), known) {
+        (Ok(()), Ok(())) => {
             let asked = arrival.asked(Some(&session.peer));
             Box::pin(begin::begin(shared, &record, &asked, &mut wire, None)).await
         }
-        Err(cut) => Begun::Refused(Outcome::Interrupted(Interrupted::Cut(cut))),
+        (Err(cut), _) => Begun::Refused(Outcome::Interrupted(Interrupted::Cut(cut))),
+        (Ok(()), Err(unanswered)) => Begun::Refused(Outcome::Unanswered(unanswered)),
     };
     let (after, outcome) = match begun {
         Begun::Http1 { app } => {

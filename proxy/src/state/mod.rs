@@ -3,6 +3,7 @@
 //! sockets, and decides nothing.
 
 mod index;
+mod selected;
 mod shards;
 mod store;
 
@@ -12,14 +13,14 @@ use squire_mesh::{
     bundle::TrustBundles,
     policy::Table,
     svid::Revocations,
-    workload::{Service, Workload},
+    workload::{Service, Workload, WorkloadUid},
 };
 use tokio::sync::watch;
 
 pub use squire_mesh::resource::Kind;
 pub use store::{Change, Refused, Store, Update};
 
-use self::shards::Shards;
+use self::{selected::Answered, shards::Shards};
 
 /// Follows the state: `borrow_and_update()` before a decision, `changed()` after it.
 pub type State = watch::Receiver<Arc<Snapshot>>;
@@ -43,6 +44,8 @@ pub struct Snapshot {
     services: Shards<Arc<str>, Arc<Service>>,
     by_vip: Shards<IpAddr, Arc<Service>>,
     by_hostname: Shards<Arc<str>, Arc<Service>>,
+    /// Which part of the workloads is held; `None`: all of them.
+    answered: Option<Answered>,
 }
 
 /// How current each table is.
@@ -85,6 +88,7 @@ impl Snapshot {
             services: Shards::default(),
             by_vip: Shards::default(),
             by_hostname: Shards::default(),
+            answered: None,
         }
     }
 
@@ -151,6 +155,22 @@ impl Snapshot {
         pod.or_else(|| self.workload(&format!("{namespace}/entry/{name}")))
             .or_else(|| self.pod_of_service(host))
             .map(Named::Workload)
+    }
+
+    /// The uids of workloads that [`Self::named`] may find, in its order.
+    pub(crate) fn uids_named(&self, host: &str) -> Vec<WorkloadUid> {
+        let mut uids = Vec::new();
+        if let Some((name, namespace)) = host.split_once('.').filter(|(_, namespace)| !namespace.contains('.')) {
+            uids.extend([WorkloadUid::pod(namespace, name), WorkloadUid::entry(namespace, name)]);
+        }
+        if let Some((pod, service)) = host.split_once('.')
+            && let Some(service) = self.by_hostname.first(service)
+        {
+            uids.push(WorkloadUid::pod(service.name.namespace(), pod));
+        }
+        // What is no name of Kubernetes is nobody's.
+        uids.retain(|uid| uid.as_str().parse::<WorkloadUid>().is_ok());
+        uids
     }
 
     /// `pod.service.namespace…`, as the pods of a StatefulSet are called: a pod only where it backs the service.

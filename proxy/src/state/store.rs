@@ -16,7 +16,7 @@ use squire_mesh::{
 };
 use tokio::sync::watch;
 
-use super::{Kind, Snapshot, State};
+use super::{Kind, Snapshot, State, selected::Wanted};
 
 /// More reasons than that do not help anybody.
 const MAX_REASONS: usize = 5;
@@ -26,10 +26,12 @@ const TRIM_AT: usize = 4_096;
 
 /// The one writer.
 pub struct Store {
-    uid: WorkloadUid,
+    pub(super) uid: WorkloadUid,
     trust_domain: TrustDomain,
     bootstrap: Arc<TrustBundles>,
-    next: Snapshot,
+    pub(super) next: Snapshot,
+    /// Which workloads are asked for; `None`: all of them.
+    pub(super) wanted: Option<Wanted>,
     interner: Interner,
     /// The interner is trimmed when it has grown to this.
     trim_at: usize,
@@ -108,6 +110,7 @@ impl Store {
                 trust_domain,
                 bootstrap,
                 next,
+                wanted: None,
                 interner,
                 trim_at: TRIM_AT,
                 versions,
@@ -129,7 +132,8 @@ impl Store {
         match kind {
             Kind::Policy => vec![self.uid.to_string()],
             Kind::Revocation => vec![ports::REVOCATIONS.to_owned()],
-            Kind::TrustBundle | Kind::Workload | Kind::Service => Vec::new(),
+            Kind::Workload => self.wanted.as_ref().map(Wanted::names).unwrap_or_default(),
+            Kind::TrustBundle | Kind::Service => Vec::new(),
         }
     }
 
@@ -180,17 +184,20 @@ impl Store {
         }
     }
 
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         self.publish.send_replace(Arc::new(self.next.clone()));
     }
 
     /// Every resource of the update as a domain value, or everything that is wrong with it.
     fn read(&mut self, update: &Update) -> Result<Read, Vec<String>> {
-        let changed = &update.changed;
+        // The answer to an alias is a name without content.
+        let answers = update.kind == Kind::Workload && self.wanted.is_some();
+        let has_content = |change: &&Change| !answers || change.resource.is_some() || !Wanted::is_answer(&change.name);
+        let changed = || update.changed.iter().filter(has_content);
         let interner = &mut self.interner;
         match update.kind {
             Kind::TrustBundle => {
-                let bundles = read_all(update.kind, changed, |name, message: wire::TrustBundle| {
+                let bundles = read_all(update.kind, changed(), |name, message: wire::TrustBundle| {
                     let bundle = TrustBundle::try_from(message).map_err(|error| error.to_string())?;
                     named(name, bundle.trust_domain().as_str())?;
                     Ok(bundle)
@@ -198,24 +205,24 @@ impl Store {
                 self.own_roots_stay(&bundles, &update.removed)
                     .map(|()| Read::TrustBundles(bundles))
             }
-            Kind::Revocation => read_all(update.kind, changed, |name, message: wire::Revocation| {
+            Kind::Revocation => read_all(update.kind, changed(), |name, message: wire::Revocation| {
                 named(name, ports::REVOCATIONS)?;
                 Revocations::try_from(message).map_err(|error| error.to_string())
             })
             .map(|mut all| Read::Revocations(all.pop())),
-            Kind::Workload => read_all(update.kind, changed, |name, message: wire::Workload| {
+            Kind::Workload => read_all(update.kind, changed(), |name, message: wire::Workload| {
                 let workload = Workload::from_wire(message, interner).map_err(|error| error.to_string())?;
                 named(name, workload.uid.as_str())?;
                 Ok(workload)
             })
             .map(Read::Workloads),
-            Kind::Service => read_all(update.kind, changed, |name, message: wire::Service| {
+            Kind::Service => read_all(update.kind, changed(), |name, message: wire::Service| {
                 let service = Service::from_wire(message, interner).map_err(|error| error.to_string())?;
                 named(name, service.name.as_str())?;
                 Ok(service)
             })
             .map(Read::Services),
-            Kind::Policy => read_all(update.kind, changed, |name, message: wire::Policy| {
+            Kind::Policy => read_all(update.kind, changed(), |name, message: wire::Policy| {
                 named(name, self.uid.as_str())?;
                 Table::try_from(message).map_err(|error| error.to_string())
             })
@@ -253,10 +260,11 @@ impl Store {
             Read::Revocations(None) => next.revocations = Arc::default(),
             Read::Workloads(workloads) => {
                 update.removed.iter().for_each(|uid| next.remove_workload(uid));
-                workloads
-                    .into_iter()
-                    .for_each(|workload| next.put_workload(Arc::new(workload)));
-                next.me = next.workload(self.uid.as_str()).cloned();
+                for workload in workloads {
+                    next.put_workload(Arc::new(workload));
+                }
+                self.note_answers(update);
+                self.next.me = self.next.workload(self.uid.as_str()).cloned();
             }
             Read::Services(services) => {
                 update.removed.iter().for_each(|name| next.remove_service(name));
@@ -280,7 +288,8 @@ impl Store {
         for name in &update.removed {
             versions.remove(name.as_str());
         }
-        for change in &update.changed {
+        // Answers have no content, and no version.
+        for change in update.changed.iter().filter(|change| change.resource.is_some()) {
             versions.insert(change.name.as_str().into(), change.version.as_str().into());
         }
         let status = self.next.tables.of_mut(update.kind);
@@ -293,12 +302,12 @@ impl Store {
 }
 
 /// Reads every resource; what is wrong with each comes with its name.
-fn read_all<M: Message + Default, T>(
+fn read_all<'c, M: Message + Default, T>(
     kind: Kind,
-    changed: &[Change],
+    changed: impl Iterator<Item = &'c Change>,
     mut read: impl FnMut(&str, M) -> Result<T, String>,
 ) -> Result<Vec<T>, Vec<String>> {
-    let mut values = Vec::with_capacity(changed.len());
+    let mut values = Vec::with_capacity(changed.size_hint().1.unwrap_or_default());
     let mut reasons = Vec::new();
     for change in changed {
         match decode(kind, change).and_then(|message| read(&change.name, message)) {

@@ -5,6 +5,8 @@ use squire_mesh::{wire::squire as wire, workload::WorkloadUid};
 
 use super::*;
 
+mod selected;
+
 const DOMAIN: &str = "cluster.local";
 
 fn root() -> Vec<u8> {

@@ -120,6 +120,32 @@ impl Stream {
             .ok_or(StreamError::Closed)
     }
 
+    /// Asks for workloads.
+    pub(super) async fn subscribe(&mut self, names: Vec<String>) -> Result<(), StreamError> {
+        let request = DeltaDiscoveryRequest {
+            resource_names_subscribe: names,
+            ..DeltaDiscoveryRequest::default()
+        };
+        self.ask(request).await
+    }
+
+    /// Asks for them no more.
+    pub(super) async fn unsubscribe(&mut self, names: Vec<String>) -> Result<(), StreamError> {
+        let request = DeltaDiscoveryRequest {
+            resource_names_unsubscribe: names,
+            ..DeltaDiscoveryRequest::default()
+        };
+        self.ask(request).await
+    }
+
+    async fn ask(&mut self, mut request: DeltaDiscoveryRequest) -> Result<(), StreamError> {
+        if request.resource_names_subscribe.is_empty() && request.resource_names_unsubscribe.is_empty() {
+            return Ok(());
+        }
+        Kind::Workload.type_url().clone_into(&mut request.type_url);
+        self.requests.send(request).await.map_err(|_| StreamError::Closed)
+    }
+
     /// Applies a message and acknowledges it, or refuses it with the reason. Says whether it was applied.
     pub(super) async fn answer(
         &mut self,

@@ -36,6 +36,7 @@ async fn http_app() -> SocketAddr {
 fn client(sidecar: &Sidecar) -> Client {
     let shared = &sidecar.data_path.shared;
     let connector = MeshConnector {
+        demand: None,
         state: shared.state.clone(),
         credentials: shared.credentials.clone(),
         dialer: Arc::clone(&shared.dialer),

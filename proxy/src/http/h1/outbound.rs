@@ -106,6 +106,7 @@ impl Side for Outbound {
         tried: &[SocketAddr],
         _body: Option<Shown<'_>>,
     ) -> Result<Prepared<UpWire>, Refused> {
+        self.way.known(course).await?;
         let mut tried = tried.to_vec();
         loop {
             let mut chosen = self.way.choose(course, &tried)?;

@@ -136,14 +136,17 @@ impl Side {
                 endpoint: None,
                 picked: None,
             }),
-            (Self::Out(way), Some(course)) => way.choose(course, tried).map(|chosen| Pass {
-                permit: chosen.permit,
-                edits: course.edits(),
-                decision: None,
-                standing: Standing::default(),
-                endpoint: Some(chosen.endpoint),
-                picked: chosen.picked,
-            }),
+            (Self::Out(way), Some(course)) => {
+                way.known(course).await?;
+                way.choose(course, tried).map(|chosen| Pass {
+                    permit: chosen.permit,
+                    edits: course.edits(),
+                    decision: None,
+                    standing: Standing::default(),
+                    endpoint: Some(chosen.endpoint),
+                    picked: chosen.picked,
+                })
+            }
             (Self::Out(_), None) => Err(Refused {
                 reply: LocalReply::text(503, "no way"),
                 flag: Flag::NoRoute,

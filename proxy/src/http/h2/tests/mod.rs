@@ -151,6 +151,7 @@ impl Rig {
             unknown: Unknown::Passthrough,
         };
         let mesh = callouts::mesh::Mesh {
+            demand: None,
             state: state.clone(),
             credentials: credentials.clone(),
             dialer: Arc::clone(&dialer),
@@ -160,6 +161,7 @@ impl Rig {
         };
         let callouts = Callouts::new(Arc::new(mesh), None, recorder.metrics.registry()).unwrap();
         let shared = Arc::new(Shared {
+            demand: None,
             state,
             credentials,
             metrics: Arc::clone(&recorder.metrics),
