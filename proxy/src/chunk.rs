@@ -1,7 +1,7 @@
 //! The buffers bytes pass through: 256 KiB of payload with room for the TLS record overhead, borrowed from a small
 //! per-thread pool only while data is under way, so that an idle connection holds none. Never grows, never shares.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 /// Bytes of plaintext one TLS record may carry (RFC 8446 §5.1).
 pub(crate) const RECORD_PLAINTEXT: usize = 16 * 1024;
@@ -23,6 +23,7 @@ const KEEP: usize = 4;
 
 thread_local! {
     static POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static TAKEN: Cell<u64> = const { Cell::new(0) };
 }
 
 /// A buffer of [`CHUNK`] bytes; returned to this thread's pool when dropped.
@@ -31,9 +32,15 @@ pub(crate) struct Chunk(Option<Box<[u8]>>);
 impl Chunk {
     /// Takes a chunk. Its content is whatever its last user left: readers must keep to what they wrote.
     pub(crate) fn take() -> Self {
+        TAKEN.set(TAKEN.get().wrapping_add(1));
         let pooled = POOL.with(|pool| pool.borrow_mut().pop());
         Self(Some(pooled.unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice())))
     }
+}
+
+/// How many chunks this thread has taken so far: a measure of how much it has to do.
+pub(crate) fn taken() -> u64 {
+    TAKEN.get()
 }
 
 /// Gives this thread's unused chunks back to the allocator.

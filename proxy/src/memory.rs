@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
-use crate::{chunk, sys};
+use crate::{chunk, http::h2, sys};
 
+/// With more pieces of work than this between two looks there is traffic, which tidying up would hold up.
+const TRICKLE: u64 = 50;
 /// A burst that never ends is tidied up after all the same, that often.
 const AT_LATEST: Duration = Duration::from_secs(30);
 
@@ -16,6 +18,7 @@ pub fn settle() {
 /// Gives back what is free. Takes well under a millisecond for the heap of an ordinary sidecar.
 pub(crate) fn tidy_up() {
     chunk::release();
+    h2::release();
     sys::trim_heap();
 }
 
@@ -23,6 +26,7 @@ pub(crate) fn tidy_up() {
 pub(crate) struct Housekeeping {
     every: Duration,
     seen: u64,
+    carried: u64,
     untidy_for: Option<Duration>,
 }
 
@@ -32,6 +36,7 @@ impl Housekeeping {
         Self {
             every,
             seen: 0,
+            carried: 0,
             untidy_for: None,
         }
     }
@@ -41,13 +46,16 @@ impl Housekeeping {
         self.untidy_for.get_or_insert(Duration::ZERO);
     }
 
-    /// Whether it is time. `work`: a number that changes with everything that leaves holes.
-    pub(crate) fn look(&mut self, work: u64) -> bool {
-        let quiet = self.seen == work;
+    /// Whether it is time. `work`: a number that changes with everything that leaves holes; `carried`: one that grows with
+    /// the bytes that are passed on.
+    pub(crate) fn look(&mut self, work: u64, carried: u64) -> bool {
+        let still = self.seen == work;
         self.seen = work;
-        if !quiet {
+        if !still {
             self.untidy();
         }
+        let before = std::mem::replace(&mut self.carried, carried);
+        let quiet = still && carried.wrapping_sub(before) <= TRICKLE;
         let Some(since) = &mut self.untidy_for else {
             return false;
         };
@@ -67,18 +75,27 @@ mod tests {
     #[test]
     fn one_tidies_up_once_after_work_and_not_during_it() {
         let mut housekeeping = Housekeeping::new(Duration::from_secs(1));
-        let looks: Vec<bool> = [1, 2, 3, 3, 3, 4, 4, 4].map(|work| housekeeping.look(work)).into();
+        let looks: Vec<bool> = [1, 2, 3, 3, 3, 4, 4, 4].map(|work| housekeeping.look(work, 0)).into();
         assert_eq!(looks, [false, false, false, true, false, false, true, false]);
         housekeeping.untidy();
-        assert!(housekeeping.look(4));
-        assert!(!housekeeping.look(4));
+        assert!(housekeeping.look(4, 0));
+        assert!(!housekeeping.look(4, 0));
     }
 
     #[test]
     fn work_that_never_ends_does_not_keep_one_from_it() {
         let mut housekeeping = Housekeeping::new(Duration::from_secs(1));
-        let times = (1..=90).filter(|work| housekeeping.look(*work)).count();
+        let times = (1..=90).filter(|work| housekeeping.look(*work, 0)).count();
         assert_eq!(times, 3);
+    }
+
+    #[test]
+    fn nobody_who_is_being_served_waits_for_it_and_a_trickle_does_not_put_it_off() {
+        let mut housekeeping = Housekeeping::new(Duration::from_secs(1));
+        let busy = (1..=5).map(|second| housekeeping.look(1, second * 1000));
+        assert!(!busy.collect::<Vec<_>>().contains(&true));
+        assert!(housekeeping.look(1, 5010));
+        assert!(!housekeeping.look(1, 5020));
     }
 
     #[cfg(target_env = "gnu")]

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     authorize::{self, Answer, OnConnection, Question, grounds, on_old_root},
+    chunk,
     connection::{Carrier, Connection, Cut, Direction},
     destinations::of_family,
     ext_authz::NOBODY_ASKED,
@@ -61,7 +62,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
                     sweep(&shared);
                     shared.metrics.expire_idle_series();
                 }
-                if housekeeping.look(shared.metrics.opened_and_closed()) {
+                if housekeeping.look(shared.metrics.opened_and_closed(), chunk::taken()) {
                     memory::tidy_up();
                 }
             }

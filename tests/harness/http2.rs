@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client::SendRequest, server::SendResponse};
-use http::{HeaderMap, Method, Request, Response};
+use http::{Method, Request, Response};
 use tokio::net::TcpStream;
 
 use crate::{
@@ -102,7 +102,8 @@ async fn serve(tcp: TcpStream, websockets: bool, control: Arc<Control>) {
 }
 
 /// `/held` is never answered; `/breaks` resets after the first bytes of the body; `/hello` has a few words of its own,
-/// `/pattern/N` N MiB; all others echo.
+/// `/pattern/N` N MiB; `/no-content`, `/not-modified` and `/early-hints` are what they say, `/told` shows the fields that
+/// arrived; a plain CONNECT and all others echo.
 async fn answer(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
@@ -115,14 +116,41 @@ async fn answer(
         poll_fn(|cx| respond.poll_reset(cx)).await?;
         return Err(Reason::CANCEL.into());
     }
+    if parts
+        .headers
+        .get("expect")
+        .is_some_and(|expect| expect == "100-continue")
+    {
+        respond.send_informational(Response::builder().status(100).body(()).unwrap())?;
+    }
+    if path == "/early-hints" {
+        let hints = Response::builder().status(103).header("link", "</style.css>");
+        respond.send_informational(hints.body(()).unwrap())?;
+    }
+    let status = match path {
+        "/no-content" => 204,
+        "/not-modified" => 304,
+        _ => control.status.load(Relaxed),
+    };
     let mut response = Response::builder()
-        .status(control.status.load(Relaxed))
+        .status(status)
         .header("x-path", path)
         .header("x-backend", &control.name);
     if let Some(client) = parts.headers.get("x-forwarded-client-cert") {
         response = response.header("x-told", client);
     }
-    let bare = parts.method == Method::HEAD;
+    if path == "/told" {
+        for (name, value) in &parts.headers {
+            response = response.header(format!("told-{name}"), value);
+        }
+    }
+    if parts.method == Method::HEAD {
+        response = response.header("content-length", "4000");
+    }
+    if status == 304 {
+        response = response.header("content-length", "77").header("etag", "\"x\"");
+    }
+    let bare = parts.method == Method::HEAD || matches!(status, 204 | 304);
     let mut stream = respond.send_response(response.body(()).unwrap(), bare)?;
     if bare {
         return Ok(());
@@ -146,7 +174,7 @@ async fn answer(
         }
         stream.send_data(bytes, false)?;
     }
-    let mut trailers = HeaderMap::new();
+    let mut trailers = body.trailers().await?.unwrap_or_default();
     trailers.insert("grpc-status", "0".parse().unwrap());
     stream.send_trailers(trailers)
 }

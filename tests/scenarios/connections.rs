@@ -235,6 +235,39 @@ async fn a_server_that_speaks_first_is_heard_at_once_also_in_permissive_mode() {
 }
 
 #[tokio::test]
+async fn nobody_waits_until_it_is_known_what_is_spoken() {
+    for mesh in [Mesh::strict(), Mesh::new()] {
+        let (greeter, echo) = (apps::greeter("220 hello\r\n").await, apps::echo().await);
+        let db = mesh.pod("db").serves(25, greeter.address()).serves(7, echo.address());
+        let web = mesh.pod("web").reaches("db:25").reaches("db:7");
+        mesh.start().await;
+        let (_db, web) = tokio::join!(db.start(), web.start());
+        let greeted = async || {
+            let mut stream = TcpStream::connect(web.to("db:25")).await.unwrap();
+            let mut greeting = [0; 11];
+            in_time("the greeting", stream.read_exact(&mut greeting)).await.unwrap();
+        };
+        let echoed = async || {
+            let mut stream = TcpStream::connect(web.to("db:7")).await.unwrap();
+            let words = apps::round_trip(&mut stream, b"\x00\x01 no known protocol");
+            in_time("the echo", words).await.unwrap();
+        };
+        // The quickest of many: a wait for a guess would be in each of them, a busy machine is not.
+        let mut quickest = [std::time::Duration::MAX; 2];
+        for _ in 0..20 {
+            let begun = std::time::Instant::now();
+            greeted().await;
+            quickest[0] = quickest[0].min(begun.elapsed());
+            let begun = std::time::Instant::now();
+            echoed().await;
+            quickest[1] = quickest[1].min(begun.elapsed());
+        }
+        eprintln!("quickest greeting and echo of a new connection: {quickest:?}");
+        assert!(quickest.iter().all(|time| time.as_millis() < 50), "{quickest:?}");
+    }
+}
+
+#[tokio::test]
 async fn connections_to_one_peer_share_mesh_connections_one_after_another() {
     let mesh = Mesh::strict();
     let echo = apps::echo().await;

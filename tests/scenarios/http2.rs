@@ -1,6 +1,9 @@
 //! HTTP/2 and gRPC through a pair of squires: each stream is judged and counted by itself, whatever connection carries it,
 //! and clients that wear a sidecar out are ended while the others are served.
 
+mod engines;
+mod messages;
+
 use std::{future::Future, net::SocketAddr, pin::Pin, process::Stdio};
 
 use bytes::Bytes;

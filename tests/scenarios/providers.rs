@@ -437,3 +437,38 @@ async fn a_provider_is_shown_bodies_of_http_2_too_and_they_are_then_forwarded_wh
         .counts("squire_http2_refused_total", &[("reason", "slow_body")], 1.0)
         .await;
 }
+
+#[tokio::test]
+async fn over_http_2_a_provider_says_yes_and_no_to_single_streams_and_its_failure_counts_as_configured() {
+    for (fail_open, failed) in [(false, 503), (true, 200)] {
+        for kind in ["http", "grpc"] {
+            let mesh = Mesh::strict();
+            let (http, grpc) = (HttpJudge::start(anywhere()).await, GrpcJudge::start(anywhere()).await);
+            let address = if kind == "http" { http.address() } else { grpc.address() };
+            let further = format!(", timeout: 0.2s, failOpen: {fail_open}, statusOnError: '503'");
+            ask(&mesh, &provider(kind, address, &further));
+            let Pair { app, db, web } = Pair::start(&mesh, Http2App::start("db").await).await;
+            let mut client = http2::client(web.to("db:8080")).await;
+            let denied = if kind == "http" { 302 } else { 429 };
+            for (path, status) in [
+                ("/open/a", 200),
+                ("/allow", 200),
+                ("/deny", denied),
+                ("/broken", failed),
+                ("/slow", failed),
+            ] {
+                let answer = http2::get(&mut client, path).await;
+                assert_eq!(answer.status().as_u16(), status, "{kind} {path} {fail_open}");
+            }
+            assert_eq!(app.requests(), if fail_open { 4 } else { 2 }, "{kind} {fail_open}");
+            for result in ["allow", "deny", "error", "timeout"] {
+                assert_eq!(checks(&db, kind, result).await, 1.0, "{kind} {result}");
+            }
+            let call = http::Request::post("http://db/deny").header("content-type", "application/grpc");
+            let (response, _) = client.send_request(call.body(()).unwrap(), true).unwrap();
+            let response = in_time("a response", response).await.unwrap();
+            assert_eq!(response.status(), 200, "a gRPC client is told in gRPC's words");
+            assert!(response.headers().contains_key("grpc-status"), "{response:?}");
+        }
+    }
+}

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use squire_tests::{
     Mesh, Pair, Sidecar, eventually,
     http::{Answer, Client},
+    http2::{self, Http2App},
+    in_time,
     issuer::{Issuer, KeyServer},
     mirror::Mirror,
 };
@@ -18,6 +20,11 @@ const ISSUER: &str = "https://issuer.test";
 
 /// `web` reaches `db`, which takes tokens by these rules (YAML).
 async fn pair(mesh: &Mesh, token_rules: &str) -> Pair {
+    write_rules(mesh, token_rules);
+    Pair::start(mesh, Mirror::start().await).await
+}
+
+fn write_rules(mesh: &Mesh, token_rules: &str) {
     mesh.write(
         "tokens.yaml",
         &format!(
@@ -25,7 +32,6 @@ async fn pair(mesh: &Mesh, token_rules: &str) -> Pair {
              shop}}\nspec:\n  selector: {{matchLabels: {{app: db}}}}\n  jwtRules:\n{token_rules}"
         ),
     );
-    Pair::start(mesh, Mirror::start().await).await
 }
 
 /// A rule with keys inline and these further fields.
@@ -329,4 +335,53 @@ async fn keys_are_found_by_the_issuers_own_discovery_document_and_only_by_its_ow
     .await;
     let forged = forger.token(&json!({}));
     assert_eq!(get(&mut client, "/a", Some(&forged)).await.status, 401);
+}
+
+#[tokio::test]
+async fn tokens_are_judged_stream_by_stream_over_http_2_and_a_grpc_call_hears_unauthenticated() {
+    let mesh = Mesh::strict();
+    let (issuer, forger) = (Issuer::new(ISSUER), Issuer::new(ISSUER));
+    mesh.write("rules.yaml", RULES);
+    write_rules(&mesh, &inline(&issuer, ISSUER, ""));
+    let Pair { app, db, web } = Pair::start(&mesh, Http2App::start("db").await).await;
+    let client = http2::client(web.to("db:8080")).await;
+    let call = async |path: &str, token: Option<&str>, kind: &str| {
+        let mut request = http::Request::post(format!("http://db{path}")).header("content-type", kind);
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let mut ready = client.clone().ready().await.unwrap();
+        let (response, _) = ready.send_request(request.body(()).unwrap(), true).unwrap();
+        let response = in_time("a response", response).await.unwrap();
+        let grpc = response
+            .headers()
+            .get("grpc-status")
+            .map(|status| status.to_str().unwrap().to_owned());
+        (response.status().as_u16(), grpc)
+    };
+    let (good, bad) = (
+        issuer.token(&json!({"sub": "alice"})),
+        forger.token(&json!({"sub": "alice"})),
+    );
+    assert_eq!(call("/alice", Some(&good), "text/plain").await, (200, None));
+    assert_eq!(call("/alice", None, "text/plain").await, (403, None));
+    assert_eq!(call("/alice", Some(&bad), "text/plain").await, (401, None));
+    assert_eq!(app.requests(), 1);
+    // The application's own status comes in trailers; ours is trailers-only.
+    assert_eq!(call("/alice", Some(&good), "application/grpc").await, (200, None));
+    assert_eq!(
+        call("/alice", None, "application/grpc").await,
+        (200, Some("7".to_owned()))
+    );
+    assert_eq!(
+        call("/alice", Some(&bad), "application/grpc").await,
+        (200, Some("16".to_owned()))
+    );
+    assert_eq!(app.requests(), 2);
+    db.counts(
+        "squire_requests_total",
+        &[("grpc_status", "16"), ("flag", "unauthenticated")],
+        1.0,
+    )
+    .await;
 }

@@ -39,6 +39,11 @@ impl Forwarded {
         Self { fields: Vec::new() }
     }
 
+    /// Bytes of all names and values.
+    pub(crate) fn len(&self) -> usize {
+        self.fields.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+
     /// Name and value of each.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
         self.fields.iter().map(|(name, value)| (*name, value.as_bytes()))

@@ -106,7 +106,11 @@ impl Gate {
     pub(crate) async fn admit(&self, view: &RequestView<'_>, body: Option<Body<'_>>) -> Result<Admitted, Refused> {
         let ground = self.ground();
         let mut standing = Standing::default();
-        let edits = self.call_out(&ground, view, body, &mut standing).await?;
+        let edits = match asks_nobody(&ground) {
+            true => Edits::default(),
+            // Rarely needed and large: it would be a part of every request's future.
+            false => Box::pin(self.call_out(&ground, view, body, &mut standing)).await?,
+        };
         match self.decide(&ground, view, &standing) {
             Answer::Permitted(permit, decision) => Ok(Admitted {
                 permit,
@@ -138,10 +142,6 @@ impl Gate {
         let Some(table) = &ground.snapshot.policy else {
             return Ok(Edits::default());
         };
-        // Nobody is asked about what is denied whatever they say.
-        if ground.settled.as_ref().is_some_and(|decision| !decision.is_allowed()) {
-            return Ok(Edits::default());
-        }
         let callouts = &self.shared.callouts;
         let verified = callouts.verify_token(table, view).await.map_err(|reply| Refused {
             reply,
@@ -224,6 +224,19 @@ impl Gate {
         });
         *standing = Some(Arc::clone(&ground));
         ground
+    }
+}
+
+/// Whether a request can be judged without a token to verify or a provider to ask.
+fn asks_nobody(ground: &Ground) -> bool {
+    let Some(table) = &ground.snapshot.policy else {
+        return true;
+    };
+    match &ground.settled {
+        // Nobody is asked about what is denied whatever they say.
+        Some(decision) if !decision.is_allowed() => true,
+        Some(_) => table.issuers.is_empty(),
+        None => table.issuers.is_empty() && table.authorization.custom.is_empty(),
     }
 }
 

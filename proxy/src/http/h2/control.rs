@@ -66,6 +66,11 @@ impl Control {
         self.rest = Some((sending, bytes));
     }
 
+    /// Whether something has been left to be sent.
+    pub(super) fn has_rest(&self) -> bool {
+        self.rest.is_some()
+    }
+
     /// Sends what has been left, as the client takes it.
     pub(super) async fn finish(&mut self, stall: Duration) -> Result<(), Interrupt> {
         let Some((mut sending, mut bytes)) = self.rest.take() else {

@@ -55,7 +55,12 @@ impl Line {
         }
     }
 
-    /// Room for one stream on a connection that stands on the grounds of today (`current`), opened by `open` if need be.
+    /// Room for one stream on a connection that is there and stands on the grounds of today (`current`).
+    pub(super) fn slot_now(&self, current: impl Fn(&Grounds) -> bool) -> Option<Slot> {
+        self.take(current, self.limits.ample)
+    }
+
+    /// The same on any connection, opened by `open` if need be.
     pub(super) async fn slot<F, O>(&self, current: impl Fn(&Grounds) -> bool, open: O) -> Result<Slot, Unreachable>
     where
         O: Fn() -> F,

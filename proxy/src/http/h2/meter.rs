@@ -32,13 +32,23 @@ const RESETS: Rate = Rate {
 
 const PREFACE: usize = 24;
 const END_STREAM: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
+const HEADERS: u8 = 0x1;
+const CONTINUATION: u8 = 0x9;
 const HEADER: usize = 9;
 
 /// What the meter tells whoever drives the connection.
 #[derive(Default)]
 pub(super) struct Watch {
     refusal: AtomicU8,
-    seen: Mutex<(Seen, Option<Instant>)>,
+    noted: Mutex<Noted>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Noted {
+    seen: Seen,
+    heard: Option<Instant>,
+    unfinished: Option<Instant>,
 }
 
 impl Watch {
@@ -49,12 +59,21 @@ impl Watch {
 
     /// The frames so far.
     pub(super) fn seen(&self) -> Seen {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).0
+        self.noted().seen
     }
 
     /// When bytes came last.
     pub(super) fn heard(&self) -> Option<Instant> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).1
+        self.noted().heard
+    }
+
+    /// Since when the end of a header block has been missing.
+    pub(super) fn unfinished(&self) -> Option<Instant> {
+        self.noted().unfinished
+    }
+
+    fn noted(&self) -> Noted {
+        *self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -85,8 +104,13 @@ impl<S> Metered<S> {
 
     fn note(&mut self, bytes: &[u8], cx: &Context<'_>) {
         self.connection.count_from_client(bytes.len());
-        let refusal = self.frames.observe(bytes);
-        *self.watch.seen.lock().unwrap_or_else(PoisonError::into_inner) = (self.frames.seen, Some(Instant::now()));
+        let now = Instant::now();
+        let refusal = self.frames.observe(bytes, now);
+        *self.watch.noted.lock().unwrap_or_else(PoisonError::into_inner) = Noted {
+            seen: self.frames.seen,
+            heard: Some(now),
+            unfinished: self.frames.unfinished,
+        };
         if let Some(refusal) = refusal {
             self.watch.refusal.store(refusal as u8, Relaxed);
             cx.waker().wake_by_ref();
@@ -147,6 +171,10 @@ struct Frames {
     skip: usize,
     header: [u8; HEADER],
     have: usize,
+    /// When a header block began that has no end yet.
+    unfinished: Option<Instant>,
+    /// Its end is in the frame that is being skipped.
+    last: bool,
     seen: Seen,
     control: Bucket,
     resets: Bucket,
@@ -158,18 +186,23 @@ impl Frames {
             skip: PREFACE,
             header: [0; HEADER],
             have: 0,
+            unfinished: None,
+            last: false,
             seen: Seen::default(),
             control: Bucket::new(CONTROL),
             resets: Bucket::new(RESETS),
         }
     }
 
-    fn observe(&mut self, mut bytes: &[u8]) -> Option<Refusal> {
+    fn observe(&mut self, mut bytes: &[u8], now: Instant) -> Option<Refusal> {
         let mut refusal = None;
         loop {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
             bytes = &bytes[skipped..];
+            if self.skip == 0 && std::mem::take(&mut self.last) {
+                self.unfinished = None;
+            }
             if bytes.is_empty() {
                 return refusal;
             }
@@ -183,6 +216,10 @@ impl Frames {
             self.have = 0;
             let [a, b, c, kind, flags, ..] = self.header;
             self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+            if matches!(kind, HEADERS | CONTINUATION) {
+                self.unfinished.get_or_insert(now);
+                self.last = flags & END_HEADERS != 0;
+            }
             refusal = refusal.or(self.frame(kind, flags, self.skip));
         }
     }
@@ -198,13 +235,13 @@ impl Frames {
                 }
                 (&mut self.control, Refusal::TinyFrames)
             }
-            0x1 => {
+            HEADERS => {
                 self.seen.headers += 1;
                 self.seen.continuations = 0;
                 return None;
             }
             // Followed by so many as there are: the library bounds them.
-            0x9 => {
+            CONTINUATION => {
                 self.seen.continuations += 1;
                 return None;
             }
@@ -292,7 +329,7 @@ mod tests {
         for piece in [1, 2, 7, 9, 10, 4096, usize::MAX] {
             let mut frames = Frames::new();
             for piece in bytes.chunks(piece.min(bytes.len())) {
-                assert_eq!(frames.observe(piece), None);
+                assert_eq!(frames.observe(piece, Instant::now()), None);
             }
             let seen = frames.seen;
             assert_eq!((seen.headers, seen.resets, seen.data, seen.continuations), (1, 1, 2, 2));
@@ -312,13 +349,36 @@ mod tests {
             let mut frames = Frames::new();
             frames.skip = 0;
             let flood = frame(kind, 5).repeat(4000);
-            assert_eq!(frames.observe(&flood), Some(refusal));
+            assert_eq!(frames.observe(&flood, Instant::now()), Some(refusal));
         }
         let mut frames = Frames::new();
         frames.skip = 0;
         for kind in [0, 1, 8] {
-            assert_eq!(frames.observe(&frame(kind, 5).repeat(4000)), None);
+            assert_eq!(frames.observe(&frame(kind, 5).repeat(4000), Instant::now()), None);
         }
-        assert_eq!(frames.observe(&frame(0, 0).repeat(4000)), Some(Refusal::TinyFrames));
+        let tiny = frames.observe(&frame(0, 0).repeat(4000), Instant::now());
+        assert_eq!(tiny, Some(Refusal::TinyFrames));
+    }
+
+    #[test]
+    fn a_header_block_is_unfinished_until_the_last_byte_of_its_last_frame() {
+        let mut frames = Frames::new();
+        frames.skip = 0;
+        let began = Instant::now();
+        let mut see = |bytes: &[u8]| {
+            frames.observe(bytes, began);
+            frames.unfinished
+        };
+        let with = |kind, flags| {
+            let mut bytes = frame(kind, 3);
+            bytes[4] = flags;
+            bytes
+        };
+        assert_eq!(see(&with(HEADERS, END_HEADERS)), None);
+        assert_eq!(see(&with(HEADERS, 0)), Some(began));
+        let last = with(CONTINUATION, END_HEADERS);
+        assert_eq!(see(&last[..11]), Some(began));
+        assert_eq!(see(&last[11..]), None);
+        assert_eq!(see(&frame(0, 3)[..10]), None, "a body may take its time");
     }
 }

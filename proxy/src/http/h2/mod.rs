@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! server.rs    one client connection: takes streams in, drives them in one task, carries policy, cut and drain to them
+//! work.rs      the memory that what serves a stream is in
 //! stream.rs    one stream in order; side.rs says what differs between inbound and outbound
 //! head.rs      the request's head: checked, normalised, written again     relay.rs, pump.rs, body.rs   bodies and trailers
 //! upstream.rs  one connection to a server     line.rs  those to one place     upstreams.rs  those of this sidecar
@@ -31,6 +32,7 @@ mod ticket;
 mod upstream;
 mod upstreams;
 mod wire;
+mod work;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -41,7 +43,7 @@ use tokio::{
 };
 
 use self::side::Side;
-pub(crate) use self::{refusal::Refusal, upstreams::Upstreams};
+pub(crate) use self::{refusal::Refusal, upstreams::Upstreams, work::release};
 use super::{Gate, Way};
 use crate::outcome::Outcome;
 

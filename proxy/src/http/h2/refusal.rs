@@ -38,11 +38,13 @@ pub(crate) enum Refusal {
     Stalled,
     /// The body that a provider has to see did not come in time: answered 408.
     SlowBody,
+    /// The end of a header block did not come in time.
+    SlowHead,
 }
 
 impl Refusal {
     /// All of them, for metrics that start at zero.
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Malformed,
         Self::Preface,
         Self::RapidReset,
@@ -58,6 +60,7 @@ impl Refusal {
         Self::Protocol,
         Self::Stalled,
         Self::SlowBody,
+        Self::SlowHead,
     ];
 
     /// The closed label.
@@ -78,6 +81,7 @@ impl Refusal {
             Self::Protocol => "protocol",
             Self::Stalled => "stalled",
             Self::SlowBody => "slow_body",
+            Self::SlowHead => "slow_head",
         }
     }
 

@@ -14,7 +14,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use h2::Reason;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::{Interval, MissedTickBehavior, interval, timeout},
+    time::{Interval, MissedTickBehavior, Sleep, interval, sleep_until, timeout},
 };
 
 use super::{
@@ -25,6 +25,7 @@ use super::{
     stream,
     ticket::Ticket,
     wire::{Accepted, By, Error, Server},
+    work::Work,
 };
 use crate::{
     connection::{Application, Cut},
@@ -76,6 +77,8 @@ struct Served<S> {
     watch: Arc<Watch>,
     limits: Limits,
     ticks: Interval,
+    /// When the header block that has no end yet has taken too long.
+    patience: Option<Pin<Box<Sleep>>>,
     /// When the PING that has not been answered was sent.
     pinged: Option<Instant>,
     /// GOAWAY has been sent.
@@ -85,14 +88,14 @@ struct Served<S> {
 /// One open stream.
 struct Open {
     ticket: Arc<Ticket>,
-    work: Pin<Box<dyn Future<Output = ()> + Send>>,
+    work: Work,
 }
 
 impl Future for Open {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.work.as_mut().poll(cx)
+        Pin::new(&mut self.work).poll(cx)
     }
 }
 
@@ -118,6 +121,7 @@ where
             watch,
             limits,
             ticks,
+            patience: None,
             pinged: None,
             leaving: false,
         }
@@ -192,6 +196,9 @@ where
         if let Some(refusal) = self.watch.refusal() {
             return Poll::Ready(End::Refused(refusal));
         }
+        if self.poll_patience(cx).is_ready() {
+            return Poll::Ready(End::Refused(Refusal::SlowHead));
+        }
         if self.ticks.poll_tick(cx).is_ready() {
             self.streams.iter_mut().for_each(|open| open.ticket.look());
             if self.is_silent() {
@@ -205,12 +212,26 @@ where
         Poll::Pending
     }
 
+    /// Ready when a client takes too long to end the header block it has begun.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(since) = self.watch.unfinished() else {
+            self.patience = None;
+            return Poll::Pending;
+        };
+        let until = tokio::time::Instant::from_std(since + self.side.shared().head_timeout);
+        let patience = self.patience.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if patience.deadline() != until {
+            patience.as_mut().reset(until);
+        }
+        patience.as_mut().poll(cx)
+    }
+
     fn open(&mut self, accepted: Accepted) {
         let ticket = Arc::new(Ticket::default());
         let work = stream::serve(Arc::clone(&self.side), self.limits, accepted, Arc::clone(&ticket));
         self.streams.push(Open {
             ticket,
-            work: Box::pin(work),
+            work: Work::new(work),
         });
     }
 

@@ -164,12 +164,30 @@ impl Side {
         }
     }
 
-    /// Room for the request's stream on a connection to where it goes.
+    /// Room for the request's stream on a connection that is there already.
+    pub(super) fn slot_now(&self, pass: &Pass) -> Option<Slot> {
+        match (self, &pass.endpoint) {
+            (Self::Out(way), Some(endpoint)) => {
+                let upstreams = &way.shared.http2;
+                upstreams.slot_now(&way.shared, &way.connection, endpoint, &pass.permit)
+            }
+            (Self::In(side), _) => {
+                let slot = side.line.slot_now(|_| true)?;
+                side.gate.connection.facts().upstream = Some(side.app);
+                Some(slot)
+            }
+            (Self::Out(_), None) => None,
+        }
+    }
+
+    /// The same on any connection to where it goes.
     pub(super) async fn slot(&self, pass: &Pass) -> Result<Slot, Unreachable> {
         match (self, &pass.endpoint) {
             (Self::Out(way), Some(endpoint)) => {
                 let upstreams = &way.shared.http2;
-                Box::pin(upstreams.slot(&way.shared, &way.connection, endpoint, &pass.permit)).await
+                upstreams
+                    .slot(&way.shared, &way.connection, endpoint, &pass.permit)
+                    .await
             }
             (Self::In(side), _) => {
                 let slot = side.line.slot(|_| true, || side.open(&pass.permit)).await?;

@@ -1,6 +1,9 @@
 //! One stream, from its request's head to the end of its response: checked, judged, sent on, relayed, recorded. Each
 //! stream is authorized by itself; what carries it says nothing about what it may do.
 
+mod again;
+mod ends;
+
 use std::{
     future::poll_fn,
     net::SocketAddr,
@@ -9,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use h2::Reason;
 use tokio::time::timeout;
 
+use self::ends::answer;
 use super::{
     body::Body,
     control::{Control, Interrupt},
@@ -28,8 +31,8 @@ use super::{
 };
 use crate::{
     ext_authz::Body as Shown,
-    http::{Course, Exchange, Flag, LocalReply, Refused, Version},
-    traffic::{self as retry, Attempt, TryResult},
+    http::{Course, Exchange, Flag, LocalReply, Version},
+    traffic::TryResult,
 };
 
 /// Serves one stream.
@@ -41,7 +44,7 @@ pub(super) async fn serve(side: Arc<Side>, limits: Limits, (fields, body, respon
         Err(malformed) => {
             let exchange = Exchange::malformed(recorder, side.connection(), Version::Http2);
             refuse_malformed(&side, &mut control, exchange, &malformed);
-            return finish(&side, control, limits).await;
+            return Box::pin(finish(&side, control, limits)).await;
         }
     };
     let view = head.view();
@@ -58,7 +61,9 @@ pub(super) async fn serve(side: Arc<Side>, limits: Limits, (fields, body, respon
     };
     stream.run(body.into()).await;
     let control = stream.control;
-    finish(&side, control, limits).await;
+    if control.has_rest() {
+        Box::pin(finish(&side, control, limits)).await;
+    }
 }
 
 /// Sends what is left of a reply of our own.
@@ -123,7 +128,11 @@ impl Stream<'_> {
             Ok(course) => self.course = course,
             Err(refused) => return self.refuse(refused),
         }
-        if self.read_ahead(&mut body).await.is_err() {
+        let wanted = match body.is_end_stream() {
+            true => 0,
+            false => self.side.body_wanted(&self.head.view()),
+        };
+        if wanted > 0 && Box::pin(self.read_ahead(&mut body, wanted)).await.is_err() {
             return;
         }
         loop {
@@ -133,7 +142,7 @@ impl Stream<'_> {
                         return self.give_up(&problem);
                     };
                     if !wait.is_zero()
-                        && let Err(interrupt) = self.control.guard(tokio::time::sleep(wait)).await
+                        && let Err(interrupt) = self.control.guard(Box::pin(tokio::time::sleep(wait))).await
                     {
                         self.interrupted(None, interrupt);
                         return;
@@ -146,14 +155,7 @@ impl Stream<'_> {
     }
 
     /// Reads as much of the body as providers want to see before the request is judged.
-    async fn read_ahead(&mut self, body: &mut Body) -> Result<(), Failed> {
-        let wanted = match body.is_end_stream() {
-            true => 0,
-            false => self.side.body_wanted(&self.head.view()),
-        };
-        if wanted == 0 {
-            return Ok(());
-        }
+    async fn read_ahead(&mut self, body: &mut Body, wanted: usize) -> Result<(), Failed> {
         if self.head.expects_continue() {
             let mut go_on = FieldList::default();
             go_on.push(b":status", b"100");
@@ -179,63 +181,6 @@ impl Stream<'_> {
         }
     }
 
-    /// After what wait the request may be tried again, if it may. Its body is whole.
-    fn retry(&self, problem: &Problem) -> Option<Duration> {
-        let failed = match problem {
-            Problem::Unreachable(_) => retry::Failed::Unconnected,
-            Problem::Refused(_) => retry::Failed::Refused,
-            Problem::Late => retry::Failed::TimedOut,
-            Problem::Held(wait) => return Some(*wait),
-        };
-        let exchange = self.exchange.as_ref()?;
-        let by_route = self.retry_by_route(failed);
-        // A stream that a server has not looked at costs nobody anything: a connection that goes away loses no request.
-        let unread = matches!(problem, Problem::Refused(_)) && exchange.attempts < self.limits.attempts;
-        by_route.or_else(|| unread.then_some(Duration::ZERO))
-    }
-
-    /// The same as far as the route has a say in it; a yes counts against its budget.
-    fn retry_by_route(&self, failed: retry::Failed) -> Option<Duration> {
-        let tries = u32::from(self.exchange.as_ref()?.attempts);
-        let attempt = Attempt {
-            method: self.head.view().method,
-            tries: tries.max(1),
-            failed,
-            body: retry::Body::Whole,
-            responded: false,
-            left: self.left(),
-        };
-        self.course.as_ref()?.retry(&attempt)
-    }
-
-    /// Whether the response that has arrived is to be held back, and the request made again after so long.
-    fn holds(&self, relay: &Relay) -> Option<Duration> {
-        let wanted = self.course.as_ref()?.wants(relay.status);
-        let again = wanted && relay.is_untouched() && !self.head.is_extended_connect();
-        again.then(|| self.retry_by_route(retry::Failed::Status(relay.status)))?
-    }
-
-    /// What is left of the request's time.
-    fn left(&self) -> Option<Duration> {
-        let limit = self.limit()?;
-        let exchange = self.exchange.as_ref()?;
-        Some(limit.saturating_sub(exchange.started.elapsed()))
-    }
-
-    /// The route's limit, or the client's if that is shorter; none: the route sets none.
-    fn limit(&self) -> Option<Duration> {
-        let limit = self.course.as_ref()?.timeout()?;
-        Some(self.asked().map_or(limit, |asked| asked.min(limit)))
-    }
-
-    /// The deadline that a gRPC client asks for.
-    fn asked(&self) -> Option<Duration> {
-        self.head
-            .field("grpc-timeout")
-            .filter(|_| self.grpc)
-            .and_then(grpc::timeout)
-    }
-
     async fn attempt(&mut self, body: Body) -> Result<(), Failed> {
         let view = self.head.view();
         let shown = match &self.shown {
@@ -255,15 +200,22 @@ impl Stream<'_> {
             Err(interrupt) => return Err(self.interrupted(None, interrupt)),
         };
         self.note(&pass);
-        let begun = Instant::now();
-        let reaching = reach(self.side, &pass, self.course.as_ref().and_then(Course::connect_timeout));
-        let slot = match self.control.guard(reaching).await {
-            Ok(Ok(slot)) => slot,
-            Ok(Err(unreachable)) => {
-                self.failed_there(&mut pass, begun);
-                return Err(Failed::Again(body, Problem::Unreachable(unreachable)));
+        let slot = match self.side.slot_now(&pass) {
+            Some(slot) => slot,
+            None => {
+                let begun = Instant::now();
+                let limit = self.course.as_ref().and_then(Course::connect_timeout);
+                // Rarely needed and large: it would be a part of every stream's future.
+                let reaching = Box::pin(reach(self.side, &pass, limit));
+                match self.control.guard(reaching).await {
+                    Ok(Ok(slot)) => slot,
+                    Ok(Err(unreachable)) => {
+                        self.failed_there(&mut pass, begun);
+                        return Err(Failed::Again(body, Problem::Unreachable(unreachable)));
+                    }
+                    Err(interrupt) => return Err(self.interrupted(None, interrupt)),
+                }
             }
-            Err(interrupt) => return Err(self.interrupted(None, interrupt)),
         };
         if let Some(picked) = &mut pass.picked {
             picked.connected();
@@ -407,130 +359,6 @@ impl Stream<'_> {
         relay
             .stalled()
             .is_some_and(|since| since.elapsed() >= self.limits.stall)
-    }
-
-    /// No response in time: the time of one try, or of the request.
-    fn late(&mut self, mut relay: Relay) -> Failed {
-        if relay.is_untouched() && self.left().is_none_or(|left| !left.is_zero()) {
-            relay.reset_server(Reason::CANCEL);
-            return Failed::Again(relay.into_body(), Problem::Late);
-        }
-        self.interrupted(Some(relay), Interrupt::Deadline)
-    }
-
-    /// The server's side failed.
-    fn failed(&mut self, mut relay: Relay, error: Error) -> Failed {
-        if error.is_unprocessed() && relay.is_untouched() {
-            return Failed::Again(relay.into_body(), Problem::Refused(error));
-        }
-        let said = error.reset_by_peer();
-        match said {
-            _ if self.control.answered => {
-                relay.break_client(said.unwrap_or(Reason::INTERNAL_ERROR));
-                self.finish(&relay, Flag::UpstreamReset);
-            }
-            Some(reason) if reason != Reason::NO_ERROR => {
-                self.control.respond.send_reset(reason);
-                self.finish(&relay, Flag::UpstreamReset);
-            }
-            _ => {
-                tracing::debug!(%error, "the server broke off before it answered");
-                self.reply(
-                    &LocalReply::text(502, "the upstream connection failed"),
-                    Flag::UpstreamReset,
-                );
-            }
-        }
-        Failed::Over
-    }
-
-    /// Something else ended the stream: both ends are told.
-    fn interrupted(&mut self, relay: Option<Relay>, interrupt: Interrupt) -> Failed {
-        let flag = match interrupt {
-            Interrupt::Client(_) | Interrupt::Stalled => Flag::ClientGone,
-            Interrupt::Denied | Interrupt::Cut => Flag::Cut,
-            Interrupt::Deadline => Flag::Timeout,
-        };
-        if interrupt == Interrupt::Stalled {
-            self.side.shared().metrics.http2_refused(Refusal::Stalled);
-        }
-        let mut relay = relay;
-        if let Some(relay) = &mut relay {
-            relay.reset_server(match interrupt {
-                Interrupt::Client(reason) => reason,
-                _ => Reason::CANCEL,
-            });
-            if self.control.answered {
-                relay.end_client(interrupt, self.grpc);
-                self.finish(relay, flag);
-                return Failed::Over;
-            }
-        }
-        match interrupt {
-            Interrupt::Denied => self.reply(&LocalReply::text(403, "RBAC: access denied"), flag),
-            Interrupt::Deadline => self.reply(&LocalReply::text(504, "upstream request timeout"), flag),
-            Interrupt::Client(_) | Interrupt::Stalled | Interrupt::Cut => {
-                self.control.respond.send_reset(Reason::CANCEL);
-                if let Some(exchange) = self.exchange.take() {
-                    exchange.finish(flag);
-                }
-            }
-        }
-        Failed::Over
-    }
-
-    fn refuse(&mut self, refused: Refused) {
-        if let Some(exchange) = &mut self.exchange {
-            exchange.decision = refused.decision.or(exchange.decision.take());
-        }
-        self.reply(&refused.reply, refused.flag);
-    }
-
-    fn give_up(&mut self, problem: &Problem) {
-        match problem {
-            Problem::Unreachable(detail) => {
-                tracing::debug!(detail, "no endpoint reached");
-                self.reply(
-                    &LocalReply::text(503, "the upstream cannot be reached"),
-                    Flag::Unreachable,
-                );
-            }
-            Problem::Refused(error) => {
-                tracing::debug!(%error, "the server takes no stream");
-                self.reply(
-                    &LocalReply::text(503, "the upstream refused the request"),
-                    Flag::UpstreamReset,
-                );
-            }
-            Problem::Late | Problem::Held(_) => {
-                self.reply(&LocalReply::text(504, "upstream request timeout"), Flag::Timeout)
-            }
-        }
-    }
-
-    /// Answers in the application's place.
-    fn reply(&mut self, reply: &LocalReply, flag: Flag) {
-        answer(&mut self.control, reply, self.grpc, self.head.is_head());
-        if let Some(mut exchange) = self.exchange.take() {
-            exchange.status = if self.grpc { 200 } else { reply.status };
-            exchange.grpc_status = self.grpc.then(|| reply.grpc_status());
-            exchange.finish(flag);
-        }
-    }
-
-    fn finish(&mut self, relay: &Relay, flag: Flag) {
-        if let Some(mut exchange) = self.exchange.take() {
-            exchange.status = relay.status;
-            exchange.grpc_status = relay.grpc_status;
-            exchange.finish(flag);
-        }
-    }
-}
-
-/// Answers with a reply of our own. A client that has gone is noticed elsewhere.
-fn answer(control: &mut Control, reply: &LocalReply, grpc: bool, without_body: bool) {
-    if let Ok(Some(sending)) = grpc::reply(&mut control.respond, reply, grpc, without_body) {
-        control.leave(sending, Bytes::copy_from_slice(&reply.body));
     }
 }
 

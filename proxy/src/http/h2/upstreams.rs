@@ -64,7 +64,22 @@ impl Upstreams {
         self.limits
     }
 
-    /// Room for one stream to `endpoint`. `for_whom` is the application's connection; its record learns whom it reaches.
+    /// Room for one stream to `endpoint` on a connection that is there. `for_whom` is the application's connection; its
+    /// record learns whom it reaches.
+    pub(super) fn slot_now(
+        &self,
+        shared: &Arc<Shared>,
+        for_whom: &Connection,
+        endpoint: &Endpoint,
+        _permit: &Permit,
+    ) -> Option<Slot> {
+        let line = self.lock().get(&Key::of(shared, endpoint)).map(Arc::clone)?;
+        let slot = line.slot_now(is_current(generation(shared)))?;
+        note(shared, for_whom, &slot);
+        Some(slot)
+    }
+
+    /// The same on any connection, opened if need be.
     pub(super) async fn slot(
         &self,
         shared: &Arc<Shared>,
@@ -74,8 +89,7 @@ impl Upstreams {
     ) -> Result<Slot, Unreachable> {
         let key = Key::of(shared, endpoint);
         let line = self.line(&key);
-        let generation = generation(shared);
-        let current = |grounds: &Grounds| grounds.generation.is_none() || grounds.generation == generation;
+        let current = is_current(generation(shared));
         let slot = line.slot(current, || self.open(shared, &line, &key)).await?;
         note(shared, for_whom, &slot);
         Ok(slot)
@@ -193,6 +207,11 @@ fn generation(shared: &Shared) -> Option<u64> {
         .borrow()
         .as_ref()
         .map(|credentials| credentials.generation)
+}
+
+/// Whether a connection was opened with the credentials of now, if it needed any.
+fn is_current(generation: Option<u64>) -> impl Fn(&Grounds) -> bool {
+    move |grounds| grounds.generation.is_none() || grounds.generation == generation
 }
 
 /// On a link from the pool, which takes it back when the HTTP/2 connection is closed.

@@ -47,6 +47,14 @@ impl FieldList {
         }
     }
 
+    /// The same fields, with room for others behind them.
+    pub(crate) fn clone_with_room(&self, bytes: usize, fields: usize) -> Self {
+        let mut clone = Self::with_room(self.bytes.len() + bytes, self.places.len() + fields);
+        clone.bytes.extend_from_slice(&self.bytes);
+        clone.places.extend_from_slice(&self.places);
+        clone
+    }
+
     /// Adds a field behind the others.
     pub(crate) fn push(&mut self, name: &[u8], value: &[u8]) {
         self.push_field(Field {
