@@ -93,6 +93,19 @@ async fn what_could_be_read_in_two_ways_is_refused_by_the_first_squire_and_count
             "POST / HTTP/1.1\r\nHost: db\r\nTransfer-Encoding: chunked\r\n\r\n2;\nxx\r\nab\r\n0\r\n\r\n".to_owned(),
         ),
         (
+            "an identity in a trailer",
+            format!(
+                "POST / HTTP/1.1\r\nHost: db\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX_Forwarded-Client-Cert: \
+                 URI=spiffe://evil/x\r\n\r\n{hidden}"
+            ),
+        ),
+        (
+            "a length in a trailer",
+            format!(
+                "POST / HTTP/1.1\r\nHost: db\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: 40\r\n\r\n{hidden}"
+            ),
+        ),
+        (
             "URI too long",
             format!("GET /{} HTTP/1.1\r\nHost: db\r\n\r\n", "a".repeat(20_000)),
         ),

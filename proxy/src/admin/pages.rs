@@ -186,6 +186,7 @@ fn config_view(config: &Config) -> Value {
         "limits": {
             "maxConnections": limits.max_connections,
             "maxPendingHandshakes": limits.max_pending_handshakes,
+            "headTimeout": text(limits.head_timeout),
             "handshakeTimeout": text(limits.handshake_timeout),
             "connectTimeout": text(limits.connect_timeout),
         },

@@ -79,6 +79,11 @@ async fn an_end_that_breaks_off_is_told_to_the_other_and_counted_by_whose_it_was
         client.ask("POST /silent HTTP/1.1\r\nHost: db\r\n\r\n").await.status,
         502
     );
+    assert_eq!(
+        client.get("/switches").await.status,
+        502,
+        "nobody asked for another protocol, so nothing may pass as one"
+    );
     assert_eq!(client.get("/fine").await.status, 200, "the client's connection goes on");
 
     let mut gone = pair.client().await;
@@ -86,7 +91,7 @@ async fn an_end_that_breaks_off_is_told_to_the_other_and_counted_by_whose_it_was
         .await
         .unwrap();
     eventually("the request is under way", async || {
-        (pair.app.requests() >= 5).then_some(())
+        (pair.app.requests() >= 6).then_some(())
     })
     .await;
     drop(gone);

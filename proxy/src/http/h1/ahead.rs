@@ -52,7 +52,7 @@ pub(super) async fn read<D: Wire>(
     let mut ahead = Ahead {
         bytes: Vec::new(),
         data: Vec::new(),
-        rest: Body::new(length),
+        rest: Body::of_request(length),
     };
     poll_fn(|cx| {
         loop {

@@ -217,6 +217,7 @@ impl Request<'_> {
             answers: Answers {
                 head: head.is_head(),
                 connect: head.is_connect(),
+                upgrade: head.upgrade().is_some(),
             },
             keep_client: head.keeps_alive() && !self.shared.draining.is_cancelled(),
             old_client: head.version() == Version::Http10,
@@ -283,7 +284,7 @@ impl Request<'_> {
         }
         head.write(out, &edits, forwarded);
         match ahead {
-            None => Body::new(head.length()),
+            None => Body::of_request(head.length()),
             Some(ahead) => {
                 out.extend_from_slice(&ahead.bytes);
                 ahead.rest.clone()

@@ -1,10 +1,15 @@
 //! How far a message body reaches (RFC 9112 §6): found out while its bytes pass, without changing them. A chunked body is
 //! checked to the letter, so that no two parsers can disagree about where it ends.
 
+use super::head::is_barred_from_trailers;
+
 /// Longest chunk-size line with its extensions.
 const MAX_LINE: u32 = 4096;
 /// Longest trailer section.
 const MAX_TRAILERS: u32 = 16 * 1024;
+
+/// Longest name of a field that may not be a trailer.
+const LONGEST: usize = 23;
 
 /// The length of a body, as its head declares it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +49,15 @@ impl Body {
             Length::UntilClose => State::UntilClose,
             Length::Chunked => State::Chunked(Chunked::default()),
         })
+    }
+
+    /// A request's, whose trailers may not claim what only heads, or only squires, say.
+    pub(crate) fn of_request(length: Length) -> Self {
+        let mut body = Self::new(length);
+        if let State::Chunked(chunked) = &mut body.0 {
+            chunked.of_request = true;
+        }
+        body
     }
 
     /// Whether the body is over.
@@ -109,6 +123,10 @@ struct Chunked {
     left: u64,
     /// Bytes of the current line, or of the trailers.
     length: u32,
+    of_request: bool,
+    /// The name of the current trailer field, as far as it may matter, and how long it is.
+    name: [u8; LONGEST],
+    named: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +161,9 @@ impl Default for Chunked {
             at: At::Size,
             left: 0,
             length: 0,
+            of_request: false,
+            name: [0; LONGEST],
+            named: 0,
         }
     }
 }
@@ -193,9 +214,13 @@ impl Chunked {
             (At::Trailer, b'\r') => At::LastLf,
             (At::Trailer | At::TrailerName, name) if is_token(name) => {
                 self.longer(MAX_TRAILERS, "the trailers are too long")?;
+                self.name(name);
                 At::TrailerName
             }
-            (At::TrailerName, b':') => At::TrailerValue,
+            (At::TrailerName, b':') => {
+                self.named_well()?;
+                At::TrailerValue
+            }
             (At::TrailerValue, b'\r') => At::TrailerLf,
             (At::TrailerValue, text) if is_text(text) => {
                 self.longer(MAX_TRAILERS, "the trailers are too long")?;
@@ -217,6 +242,25 @@ impl Chunked {
         let value = char::from(digit).to_digit(16).map_or(0, u64::from);
         self.left = self.left << 4 | value;
         Ok(())
+    }
+
+    /// One byte more of a trailer's name.
+    fn name(&mut self, byte: u8) {
+        if self.at == At::Trailer {
+            self.named = 0;
+        }
+        if let Some(place) = self.name.get_mut(self.named) {
+            *place = byte;
+        }
+        self.named += 1;
+    }
+
+    fn named_well(&self) -> Result<(), BadBody> {
+        let name = self.name.get(..self.named).unwrap_or_default();
+        match self.of_request && is_barred_from_trailers(name) {
+            true => Err(BadBody("a trailer field that may not be one")),
+            false => Ok(()),
+        }
     }
 
     fn longer(&mut self, limit: u32, otherwise: &'static str) -> Result<(), BadBody> {
@@ -303,6 +347,33 @@ mod tests {
         }
         let long = format!("0\r\nx: {}\r\n\r\n", "y".repeat(MAX_TRAILERS as usize));
         assert!(whole(Length::Chunked, long.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_requests_trailers_claim_nothing_that_heads_or_squires_say() {
+        let trailer = |name: &str| format!("1\r\na\r\n0\r\nx-t: 1\r\n{name}: 1\r\n\r\n");
+        for name in [
+            "X-Forwarded-Client-Cert",
+            "x_forwarded-for",
+            "Content-Length",
+            "Transfer-Encoding",
+            "Host",
+        ] {
+            let stream = trailer(name);
+            let mut body = Body::of_request(Length::Chunked);
+            let scanned: Result<Vec<usize>, BadBody> = stream.bytes().map(|byte| body.scan(&[byte])).collect();
+            assert!(scanned.is_err(), "{name}");
+            assert!(
+                whole(Length::Chunked, stream.as_bytes()).is_ok(),
+                "{name} in a response"
+            );
+        }
+        for name in ["X-Forwarded-Client-Cert-2", "x-forwarded", "grpc-status"] {
+            assert!(
+                Body::of_request(Length::Chunked).scan(trailer(name).as_bytes()).is_ok(),
+                "{name}"
+            );
+        }
     }
 
     #[test]

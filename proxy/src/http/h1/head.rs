@@ -6,6 +6,7 @@ mod fields;
 mod request;
 mod response;
 
+pub(super) use self::fields::is_barred_from_trailers;
 use self::fields::write_field;
 pub(crate) use self::{
     request::RequestHead,

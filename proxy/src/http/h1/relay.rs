@@ -296,7 +296,8 @@ impl Relay<'_, '_> {
             self.out.clear();
             self.out_at = 0;
         }
-        if head.switches() || (self.task.answers.connect && (200..300).contains(&head.status)) {
+        let switches = head.switches(self.task.answers).map_err(Broken::BadResponse)?;
+        if switches || (self.task.answers.connect && (200..300).contains(&head.status)) {
             head.write(&mut self.out, self.task.response_edits, None);
             self.task.exchange.status = head.status;
             self.response = Reply::Switching;

@@ -162,6 +162,14 @@ impl Section {
         }
     }
 
+    /// Drops the fields that frame a body, where there cannot be one.
+    pub(super) fn drop_framing(&mut self, head: &[u8]) {
+        for field in &mut self.fields {
+            let special = Special::of(field.name.bytes(head));
+            field.dropped |= matches!(special, Some(Special::ContentLength | Special::TransferEncoding));
+        }
+    }
+
     pub(super) fn check_request(&self, version: Version) -> Result<(), Bad> {
         if self.chunked && self.length.is_some() {
             return Err(Bad::Ambiguous("both content-length and transfer-encoding"));
@@ -245,6 +253,12 @@ impl Special {
         };
         name.iter().zip(text).all(same).then_some(special)
     }
+}
+
+/// Whether a field of this name may not stand in a request's trailers: it frames the message, is for the next hop only, or is
+/// ours to set (RFC 9110 §6.5.1), and an application may merge it into the request's fields.
+pub(in super::super) fn is_barred_from_trailers(name: &[u8]) -> bool {
+    Special::of(name).is_some()
 }
 
 fn names_h2c(value: &[u8]) -> bool {

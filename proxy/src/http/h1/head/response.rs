@@ -24,6 +24,8 @@ pub(crate) struct ResponseHead {
 pub(crate) struct Answers {
     pub(crate) head: bool,
     pub(crate) connect: bool,
+    /// It asks for another protocol.
+    pub(crate) upgrade: bool,
 }
 
 impl ResponseHead {
@@ -61,6 +63,10 @@ impl ResponseHead {
         if !(100..1000).contains(&self.status) {
             return Err(Bad::Malformed("a status that is not one"));
         }
+        if matches!(self.status, 100..=199 | 204) {
+            // A client that believed them would wait for a body (RFC 9110 §8.6).
+            self.section.drop_framing(&self.bytes);
+        }
         Ok(Some(length))
     }
 
@@ -85,9 +91,16 @@ impl ResponseHead {
             .keeps_alive(if self.old { Version::Http10 } else { Version::Http11 })
     }
 
-    /// The protocol it switches to (status 101).
-    pub(crate) fn switches(&self) -> bool {
-        self.status == 101 && self.section.upgrade.is_some()
+    /// Whether it switches to another protocol (status 101).
+    ///
+    /// # Errors
+    /// When nobody asked for one: what followed would pass unjudged.
+    pub(crate) fn switches(&self, to: Answers) -> Result<bool, Bad> {
+        match (self.status, self.section.upgrade) {
+            (101, Some(_)) if to.upgrade => Ok(true),
+            (101, _) => Err(Bad::Malformed("it switches to a protocol that was not asked for")),
+            _ => Ok(false),
+        }
     }
 
     /// The value of a field.

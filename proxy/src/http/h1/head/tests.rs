@@ -200,6 +200,7 @@ fn response(text: &str) -> Result<ResponseHead, Bad> {
 const GET: Answers = Answers {
     head: false,
     connect: false,
+    upgrade: false,
 };
 
 #[test]
@@ -219,6 +220,25 @@ fn the_length_of_a_response_depends_on_what_it_answers() {
     assert_eq!(chunked.length(GET), Length::Chunked);
     assert!(response("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n").is_err());
     assert!(response("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n").is_err());
+}
+
+#[test]
+fn a_protocol_is_switched_to_only_if_it_was_asked_for_and_what_has_no_body_has_no_length() {
+    let asked = Answers { upgrade: true, ..GET };
+    let switching = response("HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
+    assert_eq!(switching.switches(asked), Ok(true));
+    assert!(switching.switches(GET).is_err());
+    let nowhere = response("HTTP/1.1 101 X\r\n\r\n").unwrap();
+    assert!(nowhere.switches(asked).is_err());
+    assert_eq!(response("HTTP/1.1 200 X\r\n\r\n").unwrap().switches(asked), Ok(false));
+    for framing in ["Content-Length: 4", "Transfer-Encoding: chunked"] {
+        for status in [103, 204] {
+            let mut out = Vec::new();
+            let head = response(&format!("HTTP/1.1 {status} X\r\n{framing}\r\n\r\n")).unwrap();
+            head.write(&mut out, &Edits::default(), None);
+            assert_eq!(out, format!("HTTP/1.1 {status} X\r\n\r\n").into_bytes());
+        }
+    }
 }
 
 #[test]
