@@ -141,10 +141,21 @@ async fn a_body_of_any_length_arrives_byte_by_byte_over_http_2_and_is_never_held
 #[tokio::test]
 async fn thousands_of_requests_are_open_at_once_each_on_a_connection_of_its_own_and_others_are_served() {
     raise_file_limit();
-    let count = usize::try_from(setting("SQUIRE_TEST_CONNECTIONS", 1500)).unwrap();
+    // A tenth of them has not asked for anything yet.
+    let all = usize::try_from(setting("SQUIRE_TEST_CONNECTIONS", 1500)).unwrap();
+    let (silent, count) = (all / 10, all - all / 10);
     let mesh = Mesh::strict();
+    mesh.write(
+        "service.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: shop}\nspec: {clusterIP: None, selector: {app: db}, \
+         ports: [{name: http-api, port: 8080, targetPort: 8080}]}\n",
+    );
     let Pair { app, db, web } = Pair::start(&mesh, Mirror::start().await).await;
     let before = [&db, &web].map(|sidecar| sidecar.process.resident_kib());
+    let mut quiet = Vec::with_capacity(silent);
+    for _ in 0..silent {
+        quiet.push(Client::connect(web.to("db:8080")).await.unwrap());
+    }
     let mut crowd = Vec::with_capacity(count);
     for nth in 0..count {
         let mut client = Client::connect(web.to("db:8080")).await.unwrap();
@@ -164,6 +175,10 @@ async fn thousands_of_requests_are_open_at_once_each_on_a_connection_of_its_own_
     .await;
     let mut other = Client::connect(web.to("db:8080")).await.unwrap();
     assert_eq!(other.get("/fine").await.status, 200);
+    let open = web
+        .figure("squire_connections_open", &[("direction", "outbound")])
+        .await;
+    assert_eq!(open, (all + 1) as f64);
     for (sidecar, before) in [&db, &web].into_iter().zip(before) {
         let each = sidecar.process.resident_kib().saturating_sub(before) as f64 / count as f64;
         eprintln!("{each:.1} KiB for each of {count} open requests");
@@ -173,10 +188,13 @@ async fn thousands_of_requests_are_open_at_once_each_on_a_connection_of_its_own_
     for client in &mut crowd {
         assert_eq!(client.answer().await.text(), "released");
     }
+    for client in &mut quiet {
+        assert_eq!(client.get("/at-last").await.status, 200);
+    }
     db.counts(
         "squire_requests_total",
         &[("direction", "inbound"), ("flag", "ok")],
-        count as f64 + 1.0,
+        all as f64 + 1.0,
     )
     .await;
 }
