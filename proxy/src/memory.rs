@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
-use crate::{chunk, http::h2, sys};
+use crate::{
+    chunk,
+    http::{h1, h2},
+    sys,
+};
 
 /// With more pieces of work than this between two looks there is traffic, which tidying up would hold up.
 const TRICKLE: u64 = 50;
@@ -18,6 +22,7 @@ pub fn settle() {
 /// Gives back what is free. Takes well under a millisecond for the heap of an ordinary sidecar.
 pub(crate) fn tidy_up() {
     chunk::release();
+    h1::release();
     h2::release();
     sys::trim_heap();
 }

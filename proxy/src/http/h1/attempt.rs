@@ -2,6 +2,7 @@
 //! is allowed.
 
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -227,10 +228,13 @@ impl Request<'_> {
             picked: picked.as_mut(),
             sent: Instant::now(),
         };
-        let relaying = relay::relay(&permit, down, &mut up, &out, task, &mut progress);
-        let relayed = match tries.limit() {
-            None => relaying.await,
-            Some(limit) => timeout(limit, relaying).await.unwrap_or(Err(Broken::Late)),
+        let relayed = {
+            // In its place from the beginning: it is moved for each request otherwise.
+            let relaying = pin!(relay::relay(&permit, down, &mut up, &out, task, &mut progress));
+            match tries.limit() {
+                None => relaying.await,
+                Some(limit) => timeout(limit, relaying).await.unwrap_or(Err(Broken::Late)),
+            }
         };
         scratch::give_bytes(out);
         let broken = match relayed {

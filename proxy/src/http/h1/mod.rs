@@ -23,6 +23,7 @@ pub(crate) use self::{
     idle::{IdleUp, IdleUpstreams, UpKey},
     inbound::Inbound,
     outbound::{Outbound, UpWire},
+    scratch::release,
     serve::serve,
     wire::{LinkWire, TcpWire, Wire},
 };

@@ -194,7 +194,6 @@ impl RequestHead {
     }
 
     /// The protocol it asks to go on with, if it does.
-    #[cfg(test)]
     pub(crate) fn upgrade(&self) -> Option<&str> {
         self.section.upgrade.map(|upgrade| upgrade.text(&self.bytes))
     }

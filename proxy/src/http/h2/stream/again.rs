@@ -19,6 +19,9 @@ impl Stream<'_> {
             Problem::Held(wait) => return Some(*wait),
         };
         let exchange = self.exchange.as_ref()?;
+        if matches!(problem, Problem::Unreachable(_)) && self.tried.len() >= usize::from(self.limits.attempts) {
+            return None;
+        }
         let by_route = self.retry_by_route(failed);
         // A stream that a server has not looked at costs nobody anything: a connection that goes away loses no request.
         let unread = matches!(problem, Problem::Refused(_)) && exchange.attempts < self.limits.attempts;
@@ -27,10 +30,12 @@ impl Stream<'_> {
 
     /// The same as far as the route has a say in it; a yes counts against its budget.
     fn retry_by_route(&self, failed: retry::Failed) -> Option<Duration> {
-        let tries = u32::from(self.exchange.as_ref()?.attempts);
+        // What could not be reached was a try too, though nothing was sent.
+        let sent = usize::from(self.exchange.as_ref()?.attempts);
+        let tries = sent.max(self.tried.len()).max(1);
         let attempt = Attempt {
             method: self.head.view().method,
-            tries: tries.max(1),
+            tries: u32::try_from(tries).unwrap_or(u32::MAX),
             failed,
             body: retry::Body::Whole,
             responded: false,
