@@ -50,6 +50,8 @@ impl Core {
         if self.receive_window < 0 {
             return Err(Fault::Connection(Reason::FLOW_CONTROL_ERROR));
         }
+        // What was given back too little of to be told is told when the rest has shrunk: streams that nobody reads may keep it.
+        self.give_back(0);
         let Some(place) = self.streams.find(header.stream) else {
             self.give_back(whole);
             return self.late(header.stream);

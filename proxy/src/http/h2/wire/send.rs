@@ -246,3 +246,73 @@ impl Core {
 fn is_due(released: u32, window: i64) -> bool {
     released > 0 && 2 * i64::from(released) >= window
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::h2::{limits::Limits, wire::hpack::Encoder};
+
+    #[test]
+    fn streams_that_nobody_reads_leave_the_others_what_these_have_given_back() {
+        let limits = Limits {
+            stream_window: 60_000,
+            connection_window: 80_000,
+            ..Limits::default()
+        };
+        let mut core = Core::new(Role::Server, limits);
+        let mut fields = FieldList::default();
+        for (name, value) in [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":authority", "db"),
+            (":path", "/"),
+        ] {
+            fields.push(name.as_bytes(), value.as_bytes());
+        }
+        let mut encoder = Encoder::new();
+        let mut receive = |kind, flags, stream, payload: &[u8]| {
+            let header = Header {
+                length: payload.len(),
+                kind,
+                flags,
+                stream,
+            };
+            core.receive(header, payload).unwrap();
+            core.streams.find(stream)
+        };
+        receive(frame::SETTINGS, 0, 0, &[]);
+        let mut open = |stream| {
+            let mut block = Vec::new();
+            encoder.encode(fields.iter(), &mut block);
+            receive(frame::HEADERS, frame::END_HEADERS, stream, &block)
+        };
+        let read = open(1).unwrap();
+        open(3).unwrap();
+        let piece = [0; 16_000];
+        core.receive(
+            Header {
+                length: piece.len(),
+                kind: frame::DATA,
+                flags: 0,
+                stream: 1,
+            },
+            &piece,
+        )
+        .unwrap();
+        core.take(read, 16_000);
+        assert_eq!(
+            core.receive_window, 64_000,
+            "a quarter of what is left is not worth a word"
+        );
+        for _ in 0..3 {
+            let header = Header {
+                length: piece.len(),
+                kind: frame::DATA,
+                flags: 0,
+                stream: 3,
+            };
+            core.receive(header, &piece).unwrap();
+        }
+        assert_eq!(core.receive_window, 80_000 - 64_000 + 16_000);
+    }
+}
