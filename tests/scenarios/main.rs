@@ -5,6 +5,7 @@
 mod alerts;
 mod conformance;
 mod connections;
+mod demand;
 mod demo;
 mod endurance;
 mod federation;

@@ -1,6 +1,7 @@
 //! Pods whose connections the kernel leads through their sidecars: applications know nothing of the mesh, arrive where
 //! they wanted to, over IPv4 and IPv6, and what crosses the wire is mutual TLS.
 
+mod demand;
 mod destinations;
 mod protocols;
 mod requests;
