@@ -2,6 +2,7 @@
 //! the directory has the keys anyway, so the file system says who is an admin. One line of JSON asks, one answers; nothing
 //! here decides, the CA does.
 
+mod cluster;
 mod command;
 
 use std::{
@@ -21,6 +22,7 @@ use tokio::{
     time::timeout,
 };
 
+pub use cluster::{ClusterAskError, ask_cluster, serve_cluster};
 pub use command::{Command, Reply, execute};
 
 use crate::authority::CertificateAuthority;

@@ -68,6 +68,8 @@ pub struct CertificateAuthority {
     own: String,
     fence: Fence,
     left: Mutex<Left>,
+    /// How long a root is handed out at least before it signs.
+    published: Mutex<Duration>,
 }
 
 struct Current {
@@ -168,6 +170,7 @@ impl CertificateAuthority {
             own,
             fence,
             left: Mutex::default(),
+            published: Mutex::default(),
         });
         ca.renew_intermediate_if_due(now)?;
         ca.advance_jwt_keys(now)?;

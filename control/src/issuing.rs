@@ -105,6 +105,7 @@ impl Issuing {
                 tasks.spawn(until(stop.clone(), shared.follow(Arc::clone(&ca))));
                 tasks.spawn(until(stop.clone(), shared.turn(Arc::clone(&ca), config.rotate_root_at)));
                 tasks.spawn(until(stop.clone(), shared.confer(Arc::clone(&ca))));
+                tasks.spawn(until(stop.clone(), shared.obey(Arc::clone(&ca))));
                 tasks.spawn(until(stop.clone(), shared.publish_roots(&ca)));
                 (ca, store, None)
             }
@@ -123,6 +124,10 @@ impl Issuing {
                 (ca, store, Some(directory))
             }
         };
+        let endpoints = &config.bundle_endpoints;
+        if endpoints.spiffe.is_some() || endpoints.web.is_some() {
+            ca.publish_for(fetched_within(endpoints.refresh_hint));
+        }
         let id = own_id(config)?;
         let svid = ca.issue_own(id.clone(), None, SystemTime::now()).await;
         let svid = svid.map_err(|error| failed(&error))?;
@@ -250,6 +255,12 @@ impl Issuing {
         let service = JwtIssuingService::new(Arc::clone(&self.ca), domain, revoked, Arc::new(observer));
         Ok(InterceptedService::new(service.into_server(), name_peer))
     }
+}
+
+/// How long after a change other meshes have certainly fetched our bundle: they look once in each `hint`, and one look may
+/// take a while.
+fn fetched_within(hint: Duration) -> Duration {
+    hint + hint / 4 + Duration::from_secs(5)
 }
 
 fn open_socket(dir: &Path, ca: &Arc<CertificateAuthority>, stop: &CancellationToken, tasks: &TaskTracker) {

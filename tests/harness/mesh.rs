@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::{
-    Figures, Process, Subnet, binary, http,
+    Figures, Process, Subnet, binary, clock, http,
     sidecar::Pod,
     wait::{eventually, in_time},
 };
@@ -224,9 +224,20 @@ impl Mesh {
         self.start_with(&[]).await;
     }
 
+    /// As [`Self::start`], at a time of day that is off by so much.
+    pub async fn start_at(&self, by: &str) {
+        let mut command = self.control_command();
+        clock::shift(&mut command, by);
+        self.start_by(&mut command).await;
+    }
+
     /// As [`Self::start`], with further arguments.
     pub async fn start_with(&self, arguments: &[&str]) {
-        let process = Process::start("control", self.control_command().args(arguments), self.dir());
+        self.start_by(self.control_command().args(arguments)).await;
+    }
+
+    async fn start_by(&self, command: &mut Command) {
+        let process = Process::start("control", command, self.dir());
         *self.control.lock().unwrap() = Some(process);
         eventually("the control plane is ready", async || {
             let answer = http::get(self.admin(), "/ready").await.ok()?;
@@ -255,6 +266,17 @@ impl Mesh {
     /// The control plane's metrics.
     pub async fn figures(&self) -> Figures {
         Figures::new(http::get(self.admin(), "/metrics").await.unwrap().1)
+    }
+
+    /// Founds the CA at a time of day that is off by so much: it is that much older, or younger.
+    pub async fn found_at(&self, by: &str) {
+        let mut command = Command::new(binary("squire"));
+        command.args(["ca", "init", "--dir", "ca", "--trust-domain", &self.domain]);
+        clock::shift(&mut command, by);
+        let output = in_time("a CA is founded", command.current_dir(self.dir()).output())
+            .await
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 
     /// Runs `squire` with these arguments to its end.

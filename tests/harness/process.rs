@@ -18,9 +18,15 @@ use crate::wait::{eventually, in_time};
 /// Lines of each process that are shown when a test fails.
 const SHOWN: usize = 60;
 
+/// Where binaries of another build are, if those are to be tested: release builds, for figures.
+const BINARIES: &str = "SQUIRE_TEST_BINARIES";
+
 /// The path of a binary of the workspace.
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
+    if let Some(dir) = std::env::var_os(BINARIES) {
+        return PathBuf::from(dir).join(name);
+    }
     let test = std::env::current_exe().unwrap();
     let built = test.parent().and_then(Path::parent).unwrap().join(name);
     assert!(
@@ -125,6 +131,18 @@ impl Process {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// CPU time it has used so far, in seconds.
+    #[must_use]
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // After the name, which may hold anything but this: state is field 3, utime and stime are 14 and 15 (proc_pid_stat(5)).
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let fields: Vec<_> = fields.split_whitespace().collect();
+        let ticks: f64 = [11, 12].iter().map(|at: &usize| fields[*at].parse::<f64>().unwrap()).sum();
+        // USER_HZ, which is 100 on every architecture that we build for.
+        ticks / 100.0
     }
 
     /// How many descriptors it has open.

@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::{Figures, Mesh, Process, binary, http, wait::eventually};
+use crate::{Figures, Mesh, Process, binary, clock, http, wait::eventually};
 
 /// Outbound listeners count from here.
 const FIRST_OUTBOUND: u16 = 20_001;
@@ -27,6 +27,8 @@ pub struct Pod<'m> {
     token: Option<String>,
     bundle: Option<String>,
     file_limit: Option<u32>,
+    clock: Option<String>,
+    control: Option<SocketAddr>,
 }
 
 impl<'m> Pod<'m> {
@@ -40,6 +42,8 @@ impl<'m> Pod<'m> {
             token: None,
             bundle: None,
             file_limit: None,
+            clock: None,
+            control: None,
         }
     }
 
@@ -93,6 +97,20 @@ impl<'m> Pod<'m> {
         self
     }
 
+    /// Sees a time of day that is off by so much, as in `-4m`.
+    #[must_use]
+    pub fn clock(mut self, by: &str) -> Self {
+        self.clock = Some(by.to_owned());
+        self
+    }
+
+    /// Finds the control plane here instead of where it is.
+    #[must_use]
+    pub fn control(mut self, address: SocketAddr) -> Self {
+        self.control = Some(address);
+        self
+    }
+
     /// Starts the sidecar and waits until it is ready.
     pub async fn start(self) -> Sidecar {
         let sidecar = self.launch().await;
@@ -134,6 +152,9 @@ impl<'m> Pod<'m> {
                 shell
             }
         };
+        if let Some(by) = &self.clock {
+            clock::shift(&mut command, by);
+        }
         let log = dir.join("access.jsonl");
         drop(File::options().create(true).append(true).open(&log).unwrap());
         let log = File::open(log).unwrap();
@@ -161,7 +182,7 @@ impl<'m> Pod<'m> {
             self.mesh.domain(),
             path("bundle.pem").display(),
             path("token").display(),
-            self.mesh.grpc(),
+            self.control.unwrap_or_else(|| self.mesh.grpc()),
             path("access.jsonl").display(),
         );
         text += "inbound:\n";

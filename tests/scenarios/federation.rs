@@ -316,3 +316,68 @@ async fn curl_gets_our_bundle_as_a_document_and_an_endpoint_that_is_not_whom_it_
     .await;
     held(ours, |held| held["trust_domain"] == PARTNER && held["seen"].is_u64()).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mesh_rotates_its_root_while_its_workloads_call_ours_and_none_of_the_calls_fails() {
+    let meshes = Meshes::new().await;
+    let (ours, theirs) = (&meshes.ours, &meshes.theirs);
+    let echo = apps::echo().await;
+    let db = ours.pod("db").serves(5432, echo.address());
+    let target = format!("{}:5432", ours.address("db"));
+    let web = theirs.pod("web").reaches(&target);
+    allow_their_web(ours);
+    known_across(ours, theirs);
+    meshes.start().await;
+    let (db, web) = tokio::join!(db.start(), web.start());
+    meshes.trust_by_spiffe(ours, theirs).await;
+    meshes.trust_by_spiffe(theirs, ours).await;
+    let before = trusts(&db, PARTNER).await["roots"].clone();
+    trusts(&web, ours.domain()).await;
+    eventually("a call across is possible", async || {
+        apps::echoes(web.to(&target)).await.ok()
+    })
+    .await;
+
+    let to = web.to(&target);
+    let calls = tokio::spawn(async move {
+        let mut made = 0_u32;
+        loop {
+            apps::echoes(to).await.unwrap();
+            made += 1;
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            if made == u32::MAX {
+                return;
+            }
+        }
+    });
+    let watched = squire(theirs, &["ca", "rotate", "--watch", "--dir", "ca"]).await;
+    for phase in ["distribute", "switch", "retire", "stable"] {
+        assert!(watched.contains(phase), "{watched}");
+    }
+    assert!(watched.contains("other meshes"), "{watched}");
+    eventually("ours trusts the new root alone", async || {
+        let now = trusts(&db, PARTNER).await["roots"].clone();
+        let roots = now.as_array()?.len();
+        (roots == 1 && now != before).then_some(())
+    })
+    .await;
+    apps::echoes(web.to(&target)).await.unwrap();
+    if calls.is_finished() {
+        let bad = [&db, &web].map(|sidecar| {
+            let lines = sidecar.access_log().into_iter();
+            lines.filter(|line| line["outcome"] != "complete").collect::<Vec<_>>()
+        });
+        panic!("a call across has failed: {bad:#?}");
+    }
+    calls.abort();
+    for sidecar in [&db, &web] {
+        for reason in ["unknown_issuer", "bad_signature"] {
+            let labels = [("reason", reason)];
+            assert_eq!(
+                sidecar.figure("squire_handshake_failures_total", &labels).await,
+                0.0,
+                "{reason}"
+            );
+        }
+    }
+}

@@ -4,18 +4,14 @@
 mod engines;
 mod messages;
 
-use std::{future::Future, net::SocketAddr, pin::Pin, process::Stdio};
+use std::process::Stdio;
 
 use bytes::Bytes;
 use h2::{Reason, client::SendRequest, ext::Protocol};
 use http::{Method, Request};
-use squire_mesh::wire::squire::{
-    ReportRequest, ReportResponse,
-    report_service_client::ReportServiceClient,
-    report_service_server::{ReportService, ReportServiceServer},
-};
 use squire_tests::{
-    Listens, Mesh, Pair, Signal, eventually,
+    Mesh, Pair, Signal, eventually,
+    grpc::{self, GrpcApp},
     http2::{Http2App, client, frame, get, request},
     id, in_time, require,
 };
@@ -117,22 +113,6 @@ async fn curl_and_every_other_client_gets_each_stream_judged_and_counted() {
         .logged(&[("event", "request"), ("path", "/open"), ("version", "HTTP/2")])
         .await;
     assert_eq!((&line["status"], &line["source"]), (&200.into(), &id("web").into()));
-}
-
-/// A gRPC service of this very project, as any tonic user has it.
-struct Reports;
-
-#[tonic::async_trait]
-impl ReportService for Reports {
-    async fn report(
-        &self,
-        request: tonic::Request<ReportRequest>,
-    ) -> Result<tonic::Response<ReportResponse>, tonic::Status> {
-        match &*request.get_ref().workload {
-            "unknown" => Err(tonic::Status::not_found("no such workload")),
-            _ => Ok(tonic::Response::new(ReportResponse::default())),
-        }
-    }
 }
 
 #[tokio::test]
@@ -251,40 +231,18 @@ async fn floods_are_ended_and_counted_by_reason_while_others_are_served() {
     }
 }
 
-/// An application that a test serves by itself.
-struct At(SocketAddr);
-
-impl Listens for At {
-    fn listens_at(&self) -> SocketAddr {
-        self.0
-    }
-}
-
-type Served = Pin<Box<dyn Future<Output = Result<(), tonic::transport::Error>> + Send>>;
-
 #[tokio::test]
 async fn grpc_calls_pass_and_a_denial_is_permission_denied() {
     let mesh = Mesh::strict();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let served = listener.local_addr().unwrap();
-    let incoming = tonic::transport::server::TcpIncoming::from(listener);
-    let serving: Served = Box::pin(
-        tonic::transport::Server::builder()
-            .add_service(ReportServiceServer::new(Reports))
-            .serve_with_incoming(incoming),
-    );
-    let serving = tokio::spawn(serving);
     mesh.write("rules.yaml", RULES);
-    let Pair { db, web, .. } = Pair::start(&mesh, At(served)).await;
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", web.to("db:8080"))).unwrap();
-    let channel = in_time("the channel", endpoint.connect()).await.unwrap();
-    let mut client = ReportServiceClient::new(channel);
-    let report = |workload: &str| ReportRequest {
-        workload: workload.into(),
-        ..ReportRequest::default()
-    };
-    in_time("a call", client.report(report("shop/web"))).await.unwrap();
-    let error = in_time("a call", client.report(report("unknown"))).await.unwrap_err();
+    let Pair { app: _app, db, web } = Pair::start(&mesh, GrpcApp::start().await).await;
+    let mut client = grpc::connect(web.to("db:8080")).await.unwrap();
+    in_time("a call", client.report(grpc::report("shop/web")))
+        .await
+        .unwrap();
+    let error = in_time("a call", client.report(grpc::report("unknown")))
+        .await
+        .unwrap_err();
     assert_eq!(
         (error.code(), error.message()),
         (tonic::Code::NotFound, "no such workload")
@@ -294,13 +252,13 @@ async fn grpc_calls_pass_and_a_denial_is_permission_denied() {
 
     mesh.write("rules.yaml", &RULES.replace("*/Rob", "*/Report"));
     let error = eventually("the call is denied", async || {
-        client.clone().report(report("shop/web")).await.err()
+        client.clone().report(grpc::report("shop/web")).await.err()
     })
     .await;
     assert_eq!(error.code(), tonic::Code::PermissionDenied, "{error}");
     assert!(!error.message().contains("no-admin"), "{error}");
     // The first denial may have come to a call that was open already; the next one is denied from its beginning.
-    let error = client.clone().report(report("shop/web")).await.unwrap_err();
+    let error = client.clone().report(grpc::report("shop/web")).await.unwrap_err();
     assert_eq!(error.code(), tonic::Code::PermissionDenied, "{error}");
     db.counts(
         "squire_requests_total",
@@ -308,7 +266,6 @@ async fn grpc_calls_pass_and_a_denial_is_permission_denied() {
         1.0,
     )
     .await;
-    serving.abort();
 }
 
 #[tokio::test]

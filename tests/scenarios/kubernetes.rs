@@ -5,6 +5,7 @@ mod burst;
 mod objects;
 mod reach;
 mod replicas;
+mod rotation;
 mod survival;
 mod tokens;
 mod world;

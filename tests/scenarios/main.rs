@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
 mod alerts;
+mod clocks;
 mod conformance;
 mod connections;
 mod demand;
@@ -17,12 +18,14 @@ mod identity;
 mod injection;
 mod issuing;
 mod joining;
+mod keeping;
 mod kubernetes;
 mod mistakes;
 mod modes;
 mod outages;
 mod peers;
 mod pods;
+mod profile;
 mod providers;
 mod redirect;
 mod resumption;

@@ -122,3 +122,36 @@ async fn openssl_is_given_no_session_to_keep() {
         assert!(!kept.exists(), "{address}: there is nothing to keep");
     }
 }
+
+#[tokio::test]
+async fn a_session_from_before_its_root_left_the_bundle_does_not_get_in() {
+    let mesh = Mesh::strict();
+    let echo = apps::echo().await;
+    let db = mesh.pod("db").serves(5432, echo.address());
+    mesh.start().await;
+    let db = db.start().await;
+    // A client with a store of sessions, and a certificate under the root that goes.
+    let old = Forge::of(&mesh).sign(&id("web"), |_| {});
+    let client: Arc<ClientConfig> = tls::client(Some(&old), &[tls::SPIFFE]);
+    let to_db = async || tls::connect(db.inbound(5432), Arc::clone(&client)).await;
+    let first = kind(to_db().await.unwrap()).await;
+    assert_eq!(first, (HandshakeKind::Full, 0), "there is no ticket to keep");
+    let rotated = mesh.squire(&["ca", "rotate", "--watch", "--dir", "ca"]).await;
+    assert!(rotated.status.success(), "{rotated:?}");
+    eventually("it is refused", async || {
+        let Ok(mut stream) = to_db().await else { return Some(()) };
+        apps::round_trip(&mut stream, b"hello").await.err().map(drop)
+    })
+    .await;
+    db.counts(
+        "squire_handshake_failures_total",
+        &[("role", "server"), ("reason", "unknown_issuer")],
+        1.0,
+    )
+    .await;
+    // Under the new root the same identity is as welcome as before.
+    let new = Forge::of(&mesh).sign(&id("web"), |_| {});
+    let client: Arc<ClientConfig> = tls::client(Some(&new), &[tls::SPIFFE]);
+    let again = kind(tls::connect(db.inbound(5432), client).await.unwrap()).await;
+    assert_eq!(again, (HandshakeKind::Full, 0));
+}

@@ -99,6 +99,21 @@ impl CertificateAuthority {
         })
     }
 
+    /// Hands a root out for this long at least before it signs: to other meshes, which fetch the bundle now and then and
+    /// report to nobody here (SPIFFE Federation 4.1).
+    pub fn publish_for(&self, time: Duration) {
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = time;
+    }
+
+    /// Until when the root that is being handed out is not to sign, whatever has been reported.
+    fn published_until(&self, phase: &Phase) -> Option<SystemTime> {
+        let least = *self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        match phase {
+            Phase::Distribute(rotation) if !least.is_zero() => Some(time(rotation.since) + least),
+            Phase::Stable | Phase::Distribute(_) | Phase::Switch(_) | Phase::Retire(_) => None,
+        }
+    }
+
     /// Takes the next step if its gate has been open for a moment. Blocks. Says what was reached.
     ///
     /// # Errors
@@ -116,7 +131,10 @@ impl CertificateAuthority {
         let tally = self
             .roster
             .tally(&gate, &self.revocations.borrow(), time(rotation.began), now);
-        if !self.has_settled(gate.sequence, tally.is_complete(), now) {
+        let published = self
+            .published_until(&current.state.phase)
+            .is_none_or(|until| now >= until);
+        if !self.has_settled(gate.sequence, published && tally.is_complete(), now) {
             return Ok(None);
         }
         let holders = tally.holders;

@@ -14,6 +14,7 @@ use kube::{
     runtime::watcher::{self, Event, watcher},
 };
 use squire_ca::{
+    admin,
     authority::{CaError, CertificateAuthority},
     store::{Alarm, ClusterStore, STATE_SECRET, Store, StoreError, Watched},
 };
@@ -121,6 +122,20 @@ impl Shared {
                 refresh(&ca).await;
                 tokio::select! {
                     () = Arc::clone(&ca).turn(automatic) => return,
+                    _ = leads.wait_for(|leads| !*leads) => {}
+                }
+            }
+        }
+    }
+
+    /// Does what admins ask for whenever this replica leads.
+    pub(super) fn obey(&self, ca: Arc<CertificateAuthority>) -> impl Future<Output = ()> + use<> {
+        let (client, namespace, mut leads) = (self.client.clone(), self.namespace.clone(), self.leads.clone());
+        async move {
+            while leads.wait_for(|leads| *leads).await.is_ok() {
+                refresh(&ca).await;
+                tokio::select! {
+                    () = admin::serve_cluster(client.clone(), &namespace, Arc::clone(&ca)) => return,
                     _ = leads.wait_for(|leads| !*leads) => {}
                 }
             }

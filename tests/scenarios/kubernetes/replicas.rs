@@ -29,7 +29,7 @@ const AFTERWARDS: usize = 60;
 const ASKERS: usize = 4;
 
 /// What the Service of the control plane does: new connections go to a replica that is there.
-async fn balances(listen: SocketAddr, replicas: Vec<SocketAddr>) -> tokio::task::JoinHandle<()> {
+pub(super) async fn balances(listen: SocketAddr, replicas: Vec<SocketAddr>) -> tokio::task::JoinHandle<()> {
     let listener = TcpListener::bind(listen).await.unwrap();
     tokio::spawn(async move {
         let mut next = 0;
@@ -52,7 +52,7 @@ async fn balances(listen: SocketAddr, replicas: Vec<SocketAddr>) -> tokio::task:
     })
 }
 
-async fn leader(replicas: &[Option<Replica>]) -> Option<usize> {
+pub(super) async fn leader(replicas: &[Option<Replica>]) -> Option<usize> {
     let mut leading = Vec::new();
     for (number, replica) in replicas.iter().enumerate() {
         if let Some(replica) = replica
@@ -71,7 +71,7 @@ fn key_digest(chain: &[String]) -> Vec<u8> {
 }
 
 /// Lines of the issuance log, in order.
-async fn log(world: &World) -> Vec<String> {
+pub(super) async fn log(world: &World) -> Vec<String> {
     let arguments = [
         "get",
         "configmaps",

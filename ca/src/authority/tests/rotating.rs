@@ -166,3 +166,24 @@ fn every_step_of_a_rotation_with_a_fault_at_every_write_leaves_the_phase_before_
         }
     }
 }
+
+#[test]
+fn a_root_that_other_meshes_fetch_is_handed_out_for_as_long_as_that_takes_before_it_signs() {
+    let ca = open(&founded());
+    ca.verify_log(now()).unwrap();
+    ca.publish_for(seconds(300));
+    ca.rotate(None, "test", now()).unwrap();
+    assert_eq!(
+        passes(&ca, now()),
+        None,
+        "nobody holds a certificate, and still it waits"
+    );
+    assert!(ca.progress(now()).waits_for.contains("other meshes"));
+    assert_eq!(passes(&ca, now() + seconds(290)), None);
+    assert_eq!(passes(&ca, now() + seconds(300)).as_deref(), Some("switch"));
+    assert_eq!(
+        passes(&ca, now() + seconds(310)).as_deref(),
+        Some("retire"),
+        "a root that goes needs no time"
+    );
+}
