@@ -140,7 +140,10 @@ impl Process {
         // After the name, which may hold anything but this: state is field 3, utime and stime are 14 and 15 (proc_pid_stat(5)).
         let (_, fields) = stat.rsplit_once(')').unwrap();
         let fields: Vec<_> = fields.split_whitespace().collect();
-        let ticks: f64 = [11, 12].iter().map(|at: &usize| fields[*at].parse::<f64>().unwrap()).sum();
+        let ticks: f64 = [11, 12]
+            .iter()
+            .map(|at: &usize| fields[*at].parse::<f64>().unwrap())
+            .sum();
         // USER_HZ, which is 100 on every architecture that we build for.
         ticks / 100.0
     }

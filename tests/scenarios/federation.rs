@@ -350,11 +350,13 @@ async fn a_mesh_rotates_its_root_while_its_workloads_call_ours_and_none_of_the_c
             }
         }
     });
+    squire(theirs, &["ca", "rotate", "--dir", "ca"]).await;
+    let waiting = squire(theirs, &["ca", "status", "--dir", "ca"]).await;
+    assert!(waiting.contains("other meshes to have fetched the bundle"), "{waiting}");
     let watched = squire(theirs, &["ca", "rotate", "--watch", "--dir", "ca"]).await;
     for phase in ["distribute", "switch", "retire", "stable"] {
         assert!(watched.contains(phase), "{watched}");
     }
-    assert!(watched.contains("other meshes"), "{watched}");
     eventually("ours trusts the new root alone", async || {
         let now = trusts(&db, PARTNER).await["roots"].clone();
         let roots = now.as_array()?.len();
