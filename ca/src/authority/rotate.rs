@@ -184,13 +184,16 @@ impl CertificateAuthority {
     /// How far a rotation is, and whom it waits for.
     #[must_use]
     pub fn progress(&self, now: SystemTime) -> Progress {
-        progress(
-            &self.current(),
-            &self.fence,
-            &self.roster,
-            &self.revocations.borrow(),
-            now,
-        )
+        let current = self.current();
+        let mut progress = progress(&current, &self.fence, &self.roster, &self.revocations.borrow(), now);
+        let published = self.published_until(&current.state.phase);
+        if let Some(until) = published.filter(|until| now < *until) {
+            progress.waits_for += &format!(
+                ", and other meshes to have fetched the bundle (until {})",
+                rfc3339(until)
+            );
+        }
+        progress
     }
 
     /// Takes each step of a rotation when its gate opens, and begins one when that is due, until it is dropped.
