@@ -18,8 +18,8 @@ use crate::{
     forward::Interrupted,
     http::{Declared, Edits, detect, h1::Wire},
     outcome::Outcome,
+    route::declared,
     shared::Shared,
-    state::Snapshot,
 };
 
 /// The connection that is asked about.
@@ -50,7 +50,8 @@ pub(crate) async fn begin<D: Wire>(
     mut app: Option<TcpStream>,
 ) -> Begun {
     let snapshot = shared.snapshot();
-    let declared = declared(&snapshot, asked.question.port);
+    let me = snapshot.me.as_deref();
+    let declared = me.map_or(Declared::Nothing, |me| declared(&snapshot, me, asked.question.port));
     let mut seen = Application::Unknown;
     if declared != Declared::Bytes && (poll_fill_now(client).await || !client.input().is_empty()) {
         seen = detect(client.input(), declared);
@@ -113,22 +114,6 @@ pub(crate) async fn begin<D: Wire>(
     };
     record.facts().upstream = Some(asked.app);
     Begun::Bytes { permit, app }
-}
-
-/// What is declared for a port of our workload: by the workload, or by a Service it backs.
-fn declared(snapshot: &Snapshot, port: u16) -> Declared {
-    let Some(me) = snapshot.me.as_deref() else {
-        return Declared::Nothing;
-    };
-    let own = me.app_protocol(port);
-    let by_service = || {
-        me.services.iter().find_map(|membership| {
-            let pair = membership.ports.iter().find(|pair| pair.target_port == port)?;
-            let service = snapshot.service(membership.service.as_str())?;
-            service.port(pair.service_port)?.app_protocol.as_deref()
-        })
-    };
-    Declared::of(own.or_else(by_service))
 }
 
 /// Whether bytes of the client are there, without waiting for them.

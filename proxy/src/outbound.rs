@@ -68,14 +68,16 @@ async fn attempt(shared: &Arc<Shared>, app: TcpStream, record: &Record, target: 
         socket::abort_on_close(&app);
         return Outcome::Unanswered(unanswered);
     }
-    let route = match route(&shared.snapshot(), target) {
+    let snapshot = shared.snapshot();
+    let route = match route(&snapshot, target) {
         Ok(route) => route,
         Err(why) => {
             socket::abort_on_close(&app);
             return Outcome::NoRoute(why);
         }
     };
-    let declared = route.declared();
+    let declared = route.declared(&snapshot);
+    drop(snapshot);
     let mut wire = TcpWire::new(app, &[]);
     // An application that speaks first has usually done so by the time the runtime has looked; then nothing has to be
     // opened to find out what it speaks, and OPEN and its first bytes share one record. Nobody waits: at most one turn of

@@ -53,15 +53,30 @@ pub(crate) enum Route {
 
 impl Route {
     /// What is declared to be spoken there.
-    pub(crate) fn declared(&self) -> Declared {
-        Declared::of(match self {
-            Self::Service(service, port) => service.port(*port).and_then(|port| port.app_protocol.as_deref()),
-            Self::Endpoint(endpoint) => {
-                let workload = endpoint.workload.as_deref();
-                workload.and_then(|workload| workload.app_protocol(endpoint.address.port()))
+    pub(crate) fn declared(&self, snapshot: &Snapshot) -> Declared {
+        match self {
+            Self::Service(service, port) => {
+                Declared::of(service.port(*port).and_then(|port| port.app_protocol.as_deref()))
             }
-        })
+            Self::Endpoint(endpoint) => match endpoint.workload.as_deref() {
+                Some(workload) => declared(snapshot, workload, endpoint.address.port()),
+                None => Declared::Nothing,
+            },
+        }
     }
+}
+
+/// What is declared for a port of a workload: by itself, or by a Service it backs.
+pub(crate) fn declared(snapshot: &Snapshot, workload: &Workload, port: u16) -> Declared {
+    let own = workload.app_protocol(port);
+    let by_service = || {
+        workload.services.iter().find_map(|membership| {
+            let pair = membership.ports.iter().find(|pair| pair.target_port == port)?;
+            let service = snapshot.service(membership.service.as_str())?;
+            service.port(pair.service_port)?.app_protocol.as_deref()
+        })
+    };
+    Declared::of(own.or_else(by_service))
 }
 
 /// Where the target leads.

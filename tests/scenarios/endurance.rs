@@ -179,6 +179,9 @@ async fn thousands_of_requests_are_open_at_once_each_on_a_connection_of_its_own_
         .figure("squire_connections_open", &[("direction", "outbound")])
         .await;
     assert_eq!(open, (all + 1) as f64);
+    // Where HTTP is declared, whoever has said nothing has cost the other side nothing.
+    let reached = db.figure("squire_connections_open", &[("direction", "inbound")]).await;
+    assert!(reached <= (count + 2) as f64, "{reached} of {count} with a request");
     for (sidecar, before) in [&db, &web].into_iter().zip(before) {
         let each = sidecar.process.resident_kib().saturating_sub(before) as f64 / count as f64;
         eprintln!("{each:.1} KiB for each of {count} open requests");
