@@ -9,19 +9,22 @@ use lexopt::prelude::*;
 use crate::effort::Effort;
 use crate::figures::Figure;
 use crate::peer::Layer;
+use crate::scale;
 
 /// What `--help` prints.
 pub(crate) const HELP: &str = "\
 Measure Squire beside other proxies: same machine, same run, every byte checked.
 
 Usage: benches/run [OPTIONS]
+       benches/run scale [OPTIONS]
 
   --quick               short windows, 3 repetitions (under 8 minutes)
   --smoke               every figure once with tiny windows: does it work at all (for CI)
   --repetitions N       repetitions instead of the mode's own number (default mode: 5)
-  --only FIGURE,…       bulk, requests, http2, grpc, latency, connections, memory, startup, size (default: all)
-  --peers NAME,…        squire, envoy, haproxy, nginx, direct, or a name of a peer file (default: all these); and on demand
-                        squire-unpooled (a handshake for each connection), squire-plaintext (no TLS between the sidecars)
+  --only FIGURE,…       bulk, requests, http2, grpc, latency, connections, memory, startup, rules, size (default: all)
+  --peers NAME,…        squire, envoy, haproxy, nginx, direct, or a name of a peer file (default: all); and for one figure each
+                        squire-unpooled (connections: a handshake for each), squire-plaintext (bulk: no TLS between the sidecars),
+                        squire-10-rules, squire-1000-rules, squire-100000-rules (rules: of policies for other workloads)
   --layers l4,l7        only these columns (default: both)
   --peer-file FILE      more peers, described in JSON (repeatable; see benches/README.md)
   --binaries DIR        where squire and squire-proxy are (default: beside this program)
@@ -29,10 +32,18 @@ Usage: benches/run [OPTIONS]
   --work DIR            keep configurations and logs there (default: the system's directory for temporary files, removed at the end)
   --help
 
+scale: one control plane with thousands of simulated proxies, and one sidecar in a mesh of many workloads (benches/SCALE.md)
+  --proxies N,…         simulated proxies (default: 1000,5000)
+  --workloads N,…       workloads of the mesh (default: 100,10000,100000)
+  --rounds N            changes of each kind (default: 5)
+  --quick, --smoke      fewer and smaller
+  --binaries, --out, --work    as above
+
 Examples:
   benches/run --quick
   benches/run --peers squire,envoy --only bulk,requests
   benches/run --peer-file my-proxy.json --out benches
+  benches/run scale --proxies 1000 --workloads 10000
 ";
 
 /// What to do.
@@ -43,6 +54,8 @@ pub(crate) enum Command {
     App(SocketAddr),
     /// Compare.
     Compare(Box<Arguments>),
+    /// Measure many proxies, and many workloads.
+    Scale(scale::Arguments),
 }
 
 /// A valid wish for a comparison.
@@ -86,6 +99,7 @@ fn parse_from(mut parser: lexopt::Parser) -> Result<Command> {
         match argument {
             Short('h') | Long("help") => return Ok(Command::Help),
             Value(word) if word == "app" => return Ok(Command::App(parser.value()?.parse()?)),
+            Value(word) if word == "scale" => return scale::Arguments::parse(parser).map(Command::Scale),
             Long("quick") => arguments.effort = Effort::quick(),
             Long("smoke") => arguments.effort = Effort::smoke(),
             Long("repetitions") => repetitions = Some(parser.value()?.parse::<usize>()?),
@@ -108,7 +122,8 @@ fn parse_from(mut parser: lexopt::Parser) -> Result<Command> {
     Ok(Command::Compare(Box::new(arguments)))
 }
 
-fn words(list: &str) -> Vec<String> {
+/// The words of a list with commas.
+pub(crate) fn words(list: &str) -> Vec<String> {
     list.split(',')
         .map(str::trim)
         .filter(|word| !word.is_empty())
@@ -143,7 +158,7 @@ mod tests {
     fn compare(line: &str) -> Result<Box<Arguments>> {
         match parse_from(lexopt::Parser::from_args(line.split_whitespace()))? {
             Command::Compare(arguments) => Ok(arguments),
-            Command::Help | Command::App(_) => bail!("not a comparison"),
+            Command::Help | Command::App(_) | Command::Scale(_) => bail!("not a comparison"),
         }
     }
 

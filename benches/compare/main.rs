@@ -22,6 +22,8 @@ mod peer;
 mod process;
 mod report;
 mod run;
+#[path = "../scale/mod.rs"]
+mod scale;
 mod usage;
 
 use std::process::ExitCode;
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         }
         Command::App(listen) => app::serve(listen),
         Command::Compare(arguments) => run::compare(&arguments),
+        Command::Scale(arguments) => scale::run(&arguments),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,7 +14,7 @@ use crate::ground::{Ground, Values, fill};
 use crate::load::{Protocol, pattern};
 use crate::machine::Machine;
 use crate::measure::Results;
-use crate::peer::{self, Layer, Pair, Peer, Squire, Variant};
+use crate::peer::{self, Layer, Pair, Peer, Rules, Squire, Variant};
 use crate::process::Process;
 use crate::report;
 
@@ -24,15 +24,18 @@ const APP_CONF: &str = include_str!("../peers/app/nginx.conf");
 /// Runs the comparison and writes the report.
 pub(crate) fn compare(arguments: &Arguments) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            outcome = run(arguments) => outcome,
-            _ = interrupt.recv() => bail!("interrupted; everything it started has been ended"),
-            _ = terminate.recv() => bail!("terminated; everything it started has been ended"),
-        }
-    })
+    runtime.block_on(until_told(run(arguments)))
+}
+
+/// Does something until it has ended or a person wants no more of it.
+pub(crate) async fn until_told(act: impl Future<Output = Result<()>>) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        outcome = act => outcome,
+        _ = interrupt.recv() => bail!("interrupted; everything it started has been ended"),
+        _ = terminate.recv() => bail!("terminated; everything it started has been ended"),
+    }
 }
 
 async fn run(arguments: &Arguments) -> Result<()> {
@@ -49,10 +52,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     figures::add_differences(&mut results);
-    let out = match &arguments.out {
-        Some(out) => out.clone(),
-        None => beside_this_program("compare-report")?,
-    };
+    let out = out(arguments.out.as_deref())?;
     let report = report::Report::new(Machine::look(), &arguments.effort, &peers, results, began.elapsed());
     report.write(&out)?;
     println!("{}", report.text());
@@ -78,9 +78,16 @@ async fn run_session(
     if wanted.is_empty() || (session == Session::Idle && repetition >= effort.memory_repetitions) {
         return Ok(());
     }
+    let peers: Vec<&Peer> = peers
+        .iter()
+        .filter(|peer| wanted.iter().any(|figure| peer.takes(*figure)))
+        .collect();
+    if peers.is_empty() {
+        return Ok(());
+    }
     let (app, mut app_process) = start_app(session, ground).await?;
     for turn in 0..peers.len() {
-        let peer = &peers[(turn + repetition) % peers.len()];
+        let peer = peers[(turn + repetition) % peers.len()];
         let column = peer.column();
         eprintln!(
             "[{}/{}] {session:?}: {}",
@@ -89,7 +96,7 @@ async fn run_session(
             column.title()
         );
         let mut pair = peer.start(ground, app, session.protocol()).await?;
-        for &figure in &wanted {
+        for &figure in wanted.iter().filter(|figure| peer.takes(**figure)) {
             let mut bench = Bench {
                 effort,
                 ground,
@@ -128,7 +135,7 @@ async fn start_app(session: Session, ground: &Ground) -> Result<(std::net::Socke
                 app.to_string(),
             ]
         }
-        Session::Http => nginx_app(app, &dir, ground.values())?,
+        Session::Http | Session::Rules => nginx_app(app, &dir, ground.values())?,
     };
     let mut process = Process::spawn("app", &argv, &dir)?;
     peer::serving(app, Protocol::Http1, &mut [&mut process])
@@ -154,17 +161,23 @@ fn nginx_app(app: std::net::SocketAddr, dir: &Path, mut values: Values) -> Resul
 
 /// The peers that are wanted and there.
 fn choose(arguments: &Arguments) -> Result<Vec<Peer>> {
-    let binaries = match &arguments.binaries {
-        Some(dir) => dir
-            .canonicalize()
-            .with_context(|| format!("--binaries {}", dir.display()))?,
-        None => beside_this_program("")?,
-    };
+    let binaries = binaries(arguments.binaries.as_deref())?;
     let mut peers = vec![Peer::Direct];
     for variant in [Variant::Standard, Variant::Unpooled, Variant::Plaintext] {
         peers.push(Peer::Squire(Squire::new(binaries.clone(), variant, Layer::L4)));
     }
-    peers.push(Peer::Squire(Squire::new(binaries, Variant::Standard, Layer::L7)));
+    peers.push(Peer::Squire(Squire::new(
+        binaries.clone(),
+        Variant::Standard,
+        Layer::L7,
+    )));
+    for rules in Rules::ALL {
+        peers.push(Peer::Squire(Squire::new(
+            binaries.clone(),
+            Variant::Rules(rules),
+            Layer::L7,
+        )));
+    }
     for file in &arguments.peer_files {
         peers.extend(peer::load_file(file)?.into_iter().map(Peer::Described));
     }
@@ -178,13 +191,13 @@ fn choose(arguments: &Arguments) -> Result<Vec<Peer>> {
     } else {
         peers.retain(|peer| {
             let installed = peer.installed();
-            if !installed && !peer.on_demand() {
+            if !installed {
                 eprintln!(
                     "squire-compare: {} is not installed: going on without it",
                     peer.column().title()
                 );
             }
-            installed && !peer.on_demand()
+            installed
         });
     }
     peers.retain(|peer| {
@@ -196,6 +209,21 @@ fn choose(arguments: &Arguments) -> Result<Vec<Peer>> {
         bail!("no peer is left to measure");
     }
     Ok(peers)
+}
+
+/// Where `squire` and `squire-proxy` are.
+pub(crate) fn binaries(wanted: Option<&Path>) -> Result<PathBuf> {
+    match wanted {
+        Some(dir) => dir
+            .canonicalize()
+            .with_context(|| format!("--binaries {}", dir.display())),
+        None => beside_this_program(""),
+    }
+}
+
+/// Where the report goes.
+pub(crate) fn out(wanted: Option<&Path>) -> Result<PathBuf> {
+    wanted.map_or_else(|| beside_this_program("compare-report"), |out| Ok(out.to_owned()))
 }
 
 fn beside_this_program(name: &str) -> Result<PathBuf> {

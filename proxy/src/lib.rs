@@ -26,6 +26,8 @@ mod inbound;
 mod jwt;
 mod link;
 pub mod logging;
+#[cfg(feature = "measure")]
+pub mod measure;
 pub mod memory;
 pub mod metrics;
 mod open_files;

@@ -27,6 +27,13 @@ pub(crate) fn tidy_up() {
     sys::trim_heap();
 }
 
+/// What was done once and is not done again: reading configuration, the first handshakes, the first push. Gives back what is
+/// free, and lets go of the pages of code that all this was read from; what is used from now on is mapped again as it is used.
+pub(crate) fn settled() {
+    tidy_up();
+    sys::unmap_code();
+}
+
 /// Finds the quiet after work: handshakes, and updates of the control plane, leave the heap full of holes.
 pub(crate) struct Housekeeping {
     every: Duration,

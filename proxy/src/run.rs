@@ -238,7 +238,7 @@ async fn log_when_ready(
             let after_ms = started.elapsed().as_millis();
             tracing::info!(after_ms, "ready");
             // The first push was read in one go.
-            return memory::tidy_up();
+            return memory::settled();
         }
         let changed = tokio::select! {
             changed = identity.changed() => changed,

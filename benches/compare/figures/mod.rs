@@ -44,13 +44,15 @@ pub(crate) enum Figure {
     Memory,
     /// From process start to the first accepted connection.
     Startup,
+    /// Requests while policies of others have few, many and very many rules.
+    Rules,
     /// Size of the executable.
     Size,
 }
 
 impl Figure {
     /// Every figure, in the order of the report.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Bulk,
         Self::Requests,
         Self::Http2,
@@ -59,6 +61,7 @@ impl Figure {
         Self::Connections,
         Self::Memory,
         Self::Startup,
+        Self::Rules,
         Self::Size,
     ];
 
@@ -73,6 +76,7 @@ impl Figure {
             Self::Connections => "connections",
             Self::Memory => "memory",
             Self::Startup => "startup",
+            Self::Rules => "rules",
             Self::Size => "size",
         }
     }
@@ -99,11 +103,13 @@ pub(crate) enum Session {
     Streams,
     /// Our own application, a fresh pair: memory.
     Idle,
+    /// nginx: requests beside the rules of others.
+    Rules,
 }
 
 impl Session {
     /// Every session.
-    pub(crate) const ALL: [Self; 4] = [Self::Transfer, Self::Http, Self::Streams, Self::Idle];
+    pub(crate) const ALL: [Self; 5] = [Self::Transfer, Self::Http, Self::Streams, Self::Idle, Self::Rules];
 
     /// The figures that are taken in it.
     pub(crate) fn figures(self) -> &'static [Figure] {
@@ -112,13 +118,14 @@ impl Session {
             Self::Http => &[Figure::Startup, Figure::Requests, Figure::Latency, Figure::Connections],
             Self::Streams => &[Figure::Http2, Figure::Grpc],
             Self::Idle => &[Figure::Memory],
+            Self::Rules => &[Figure::Rules],
         }
     }
 
     /// What its figures speak.
     pub(crate) fn protocol(self) -> Protocol {
         match self {
-            Self::Transfer | Self::Http | Self::Idle => Protocol::Http1,
+            Self::Transfer | Self::Http | Self::Idle | Self::Rules => Protocol::Http1,
             Self::Streams => Protocol::Http2,
         }
     }
@@ -145,7 +152,7 @@ impl Bench<'_> {
     pub(crate) async fn take(&mut self, figure: Figure) -> Result<()> {
         match figure {
             Figure::Bulk => bulk::take(self).await,
-            Figure::Requests => requests::take(self).await,
+            Figure::Requests | Figure::Rules => requests::take(self, figure).await,
             Figure::Http2 => http2::take_requests(self).await,
             Figure::Grpc => http2::take_calls(self).await,
             Figure::Latency => latency::take(self),

@@ -12,13 +12,14 @@ const CONNECTIONS: usize = 64;
 /// Bytes in each answer's body.
 pub(super) const BODY: u64 = 1024;
 
-pub(super) async fn take(bench: &mut Bench<'_>) -> Result<()> {
+/// As the figure `requests`, or as `rules`.
+pub(super) async fn take(bench: &mut Bench<'_>, figure: Figure) -> Result<()> {
     let load = keep_alive::start(bench.pair.entry, CONNECTIONS, BODY);
     let window = bench
         .window(load, bench.effort.requests)
         .await
         .context("keep-alive requests")?;
-    let metric = |name, unit, better| Metric::new(Figure::Requests, name, "HTTP/1.1, 64 connections", unit, better);
+    let metric = |name, unit, better| Metric::new(figure, name, "HTTP/1.1, 64 connections", unit, better);
     if let Some(cpu) = window.cpu_per(100_000.0) {
         bench.record(metric("cpu", "CPU-s/100k", Better::Lower), cpu);
     }

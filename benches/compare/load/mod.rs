@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -53,6 +54,19 @@ pub(crate) async fn status(entry: SocketAddr, path: &str) -> Result<u16> {
         http::Connection::new(TcpStream::connect(entry).await?)?
             .status(path)
             .await
+    };
+    timeout(PATIENCE, ask).await.context("no answer")?
+}
+
+/// The whole answer to `GET path`, head and body.
+pub(crate) async fn page(address: SocketAddr, path: &str) -> Result<String> {
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok(text)
     };
     timeout(PATIENCE, ask).await.context("no answer")?
 }

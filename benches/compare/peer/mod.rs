@@ -12,13 +12,14 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::figures::Figure;
 use crate::ground::Ground;
 use crate::load::Protocol;
 use crate::process::Process;
 use crate::usage::{Cpu, Memory};
 pub(crate) use described::{Description, load_file};
 pub(crate) use launch::serving;
-pub(crate) use squire::{Squire, Variant};
+pub(crate) use squire::{Rules, Squire, Variant};
 
 /// At which layer a proxy handles the traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,9 +106,18 @@ impl Peer {
         }
     }
 
-    /// Whether it is measured only when it is asked for by name.
-    pub(crate) fn on_demand(&self) -> bool {
-        matches!(self, Self::Squire(squire) if squire.variant != Variant::Standard)
+    /// Whether a figure is taken of it: shapes of Squire that do not ship are there for one figure each.
+    pub(crate) fn takes(&self, figure: Figure) -> bool {
+        let variant = match self {
+            Self::Squire(squire) => squire.variant,
+            Self::Direct | Self::Described(_) => Variant::Standard,
+        };
+        match variant {
+            Variant::Standard => figure != Figure::Rules,
+            Variant::Unpooled => figure == Figure::Connections,
+            Variant::Plaintext => figure == Figure::Bulk,
+            Variant::Rules(_) => figure == Figure::Rules,
+        }
     }
 
     /// Its version, in its own words.

@@ -1,5 +1,10 @@
 //! Certificates and established connections for tests: a throw-away CA and real handshakes over loopback sockets.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "for tests and for who measures: whatever is wrong with it is to be heard of at once"
+)]
+
 use std::sync::Arc;
 
 use rcgen::{

@@ -7,5 +7,5 @@ mod own;
 pub(crate) mod records;
 pub(crate) mod schedule;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "measure"))]
 pub(crate) mod fixture;

@@ -28,6 +28,32 @@ pub(crate) enum Variant {
     Unpooled,
     /// No TLS between the sidecars: what copying and waking alone cost in the same code.
     Plaintext,
+    /// As it ships, beside so many rules of policies that select other workloads.
+    Rules(Rules),
+}
+
+/// How many rules of others there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rules {
+    /// 10.
+    Few,
+    /// 1,000.
+    Many,
+    /// 100,000.
+    Masses,
+}
+
+impl Rules {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Few, Self::Many, Self::Masses];
+
+    fn number(self) -> usize {
+        match self {
+            Self::Few => 10,
+            Self::Many => 1_000,
+            Self::Masses => 100_000,
+        }
+    }
 }
 
 /// How to start Squire.
@@ -66,6 +92,9 @@ impl Squire {
             Variant::Standard => "squire",
             Variant::Unpooled => "squire-unpooled",
             Variant::Plaintext => "squire-plaintext",
+            Variant::Rules(Rules::Few) => "squire-10-rules",
+            Variant::Rules(Rules::Many) => "squire-1000-rules",
+            Variant::Rules(Rules::Masses) => "squire-100000-rules",
         }
     }
 

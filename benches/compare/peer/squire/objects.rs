@@ -20,6 +20,9 @@ pub(super) const CLIENT_ADDRESS: &str = "127.10.0.1";
 /// Address of the server-side workload.
 pub(super) const SERVER_ADDRESS: &str = "127.10.0.2";
 
+/// Rules of each policy where there are many.
+const RULES: usize = 10;
+
 const OTHER_NAMESPACES: usize = 20;
 const ACCOUNTS: usize = 10;
 
@@ -40,7 +43,10 @@ pub(super) fn all(variant: Variant, layer: Layer, port: u16) -> Value {
     } else {
         own_policies(layer)
     };
-    items.extend((0..POLICIES - own.len()).map(other_policy));
+    match variant {
+        Variant::Rules(rules) => items.extend((0..rules.number() / RULES).map(policy_of_many_rules)),
+        _ => items.extend((0..POLICIES - own.len()).map(other_policy)),
+    }
     items.extend(own);
     json!({"apiVersion": "v1", "kind": "List", "items": items})
 }
@@ -138,6 +144,28 @@ fn other_policy(number: usize) -> Value {
             },
         })
     }
+}
+
+/// Rules of other workloads, ten in a policy.
+fn policy_of_many_rules(number: usize) -> Value {
+    let namespace = other_namespace(number);
+    let rules: Vec<Value> = (0..RULES)
+        .map(|rule| {
+            json!({
+                "from": [{"source": {"principals": [format!("cluster.local/ns/{namespace}/sa/app-{rule}")]}}],
+                "to": [{"operation": {"methods": ["GET", "POST"], "paths": [format!("/api/v{number}/{rule}/*")]}}],
+            })
+        })
+        .collect();
+    json!({
+        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": format!("policy-{number}"), "namespace": namespace},
+        "spec": {
+            "selector": {"matchLabels": {"app": format!("app-{}", number % ACCOUNTS)}},
+            "action": "ALLOW",
+            "rules": rules,
+        },
+    })
 }
 
 fn namespace(name: &str) -> Value {

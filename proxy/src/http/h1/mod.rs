@@ -7,7 +7,7 @@ mod body;
 mod broken;
 #[cfg(test)]
 mod differential;
-mod head;
+pub(crate) mod head;
 mod idle;
 mod inbound;
 mod outbound;
