@@ -10,29 +10,19 @@ use std::{
 };
 
 use http::{HeaderValue, header};
-use squire_mesh::{
-    svid::Revocations,
-    wire::discovery::{DeltaDiscoveryRequest, aggregated_discovery_service_server::SERVICE_NAME},
-};
+use squire_mesh::{svid::Revocations, wire::discovery::aggregated_discovery_service_server::SERVICE_NAME};
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{
-    Request, Status, Streaming,
-    body::Body,
-    server::{Grpc, NamedService, StreamingService},
-};
+use tonic::{Request, Status, body::Body, server::NamedService};
 use tower_service::Service;
 
 use super::{
     Catalog, Fleet, Kind,
-    codec::{DiscoveryCodec, Response},
+    codec::{Requests, Responses},
     stream::{self, Shared},
 };
 use crate::{metrics::Metrics, peer};
 
-/// Largest request: a proxy that reconnects names every resource it holds.
-const MAX_REQUEST: usize = 16 * 1024 * 1024;
 const METHOD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
 /// The discovery service.
@@ -63,31 +53,24 @@ impl Ads {
         }
     }
 
+    /// Starts a stream; its task ends with it.
+    fn open(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        let request = Request::from_http(request);
+        let (address, peer) = peer::required(&request)?;
+        // One response of each kind, and the end.
+        let (sender, receiver) = mpsc::channel(Kind::ALL.len() + 1);
+        let requests = Requests::of(request.into_inner());
+        let stream = stream::serve(self.shared.clone(), peer, address, requests, sender);
+        self.streams.spawn(stream);
+        let mut response = http::Response::new(Responses::body(receiver));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
+        Ok(response)
+    }
+
     /// The tasks of all streams; they end with their stream.
     pub fn streams(&self) -> &TaskTracker {
         &self.streams
-    }
-}
-
-type Started<T> = Pin<Box<dyn Future<Output = Result<T, Status>> + Send>>;
-
-/// The one method, for tonic to call.
-struct Streams(Ads);
-
-impl StreamingService<DeltaDiscoveryRequest> for Streams {
-    type Response = Response;
-    type ResponseStream = ReceiverStream<Result<Response, Status>>;
-    type Future = Started<tonic::Response<Self::ResponseStream>>;
-
-    fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
-        let (shared, streams) = (self.0.shared.clone(), self.0.streams.clone());
-        Box::pin(async move {
-            let (address, peer) = peer::required(&request)?;
-            // One response of each kind, and the end.
-            let (sender, receiver) = mpsc::channel(Kind::ALL.len() + 1);
-            streams.spawn(stream::serve(shared, peer, address, request.into_inner(), sender));
-            Ok(tonic::Response::new(ReceiverStream::new(receiver)))
-        })
     }
 }
 
@@ -106,8 +89,7 @@ impl Service<http::Request<Body>> for Ads {
             if request.uri().path() != METHOD {
                 return Ok(unimplemented());
             }
-            let mut grpc = Grpc::new(DiscoveryCodec).apply_max_message_size_config(Some(MAX_REQUEST), None);
-            Ok(grpc.streaming(Streams(this), request).await)
+            Ok(this.open(request).unwrap_or_else(Status::into_http))
         })
     }
 }

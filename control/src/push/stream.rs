@@ -14,12 +14,12 @@ use squire_mesh::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
 use super::{
     Catalog, Kind,
     catalog::Heads,
-    codec::Response,
+    codec::{Requests, Response},
     fleet::{Fleet, Member},
     subscription::{Broken, Reply, Subscription},
 };
@@ -100,7 +100,7 @@ pub(super) async fn serve(
     shared: Shared,
     peer: Arc<VerifiedPeer>,
     address: SocketAddr,
-    mut requests: Streaming<DeltaDiscoveryRequest>,
+    mut requests: Requests,
     responses: mpsc::Sender<Result<Response, Status>>,
 ) {
     shared.metrics.streams.inc();
@@ -129,7 +129,7 @@ async fn begin(
     shared: &Shared,
     peer: &Arc<VerifiedPeer>,
     address: SocketAddr,
-    requests: &mut Streaming<DeltaDiscoveryRequest>,
+    requests: &mut Requests,
 ) -> Result<(Stream, DeltaDiscoveryRequest), End> {
     let first = tokio::select! {
         () = shared.stop.cancelled() => return Err(End::Stopping),
@@ -165,7 +165,7 @@ impl Stream {
     async fn run(
         &mut self,
         first: DeltaDiscoveryRequest,
-        requests: &mut Streaming<DeltaDiscoveryRequest>,
+        requests: &mut Requests,
         responses: &mpsc::Sender<Result<Response, Status>>,
     ) -> End {
         match self.follow(first, requests, responses).await {
@@ -177,7 +177,7 @@ impl Stream {
     async fn follow(
         &mut self,
         first: DeltaDiscoveryRequest,
-        requests: &mut Streaming<DeltaDiscoveryRequest>,
+        requests: &mut Requests,
         responses: &mpsc::Sender<Result<Response, Status>>,
     ) -> Result<std::convert::Infallible, End> {
         let mut heads = self.shared.catalog.watch();
