@@ -118,9 +118,11 @@ async fn measure(arguments: &Arguments) -> Result<()> {
         fleets.push(fleet::take(&plan).await.with_context(|| format!("{proxies} proxies"))?);
     }
     for &workloads in &arguments.workloads {
-        eprintln!("{workloads} workloads");
-        let taken = table::take(&binaries, &ground, workloads, table::Subscribes::All, arguments.rounds).await;
-        tables.push(taken.with_context(|| format!("{workloads} workloads"))?);
+        for subscribes in [table::Subscribes::All, table::Subscribes::OnDemand] {
+            eprintln!("{workloads} workloads, subscribes to {}", subscribes.name());
+            let taken = table::take(&binaries, &ground, workloads, subscribes, arguments.rounds).await;
+            tables.push(taken.with_context(|| format!("{workloads} workloads, {}", subscribes.name()))?);
+        }
     }
     let scale = Scale {
         machine: Machine::look(),

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::Scale;
 use super::fleet::{Effort, Figures, Spread};
+use super::table::Subscribes;
 
 /// Proxies of the goals, the most seconds until all have acknowledged a change, and the most KiB for each.
 const GOAL: (usize, f64, f64) = (5_000, 2.0, 30.0);
@@ -133,20 +134,18 @@ fn spread(spread: &Spread) -> String {
 fn tables(scale: &Scale, text: &mut String) -> std::fmt::Result {
     writeln!(
         text,
-        "\n## One sidecar, many workloads\n\n| workloads | subscribes to | ready after, ms (CPU-s) | RSS, MiB | a pod's change applied after, ms (CPU-ms) | control plane, MiB |\n|---|---|---|---|---|---|"
+        "\n## One sidecar, many workloads\n\n| workloads | subscribes to | ready after, ms (CPU-s) | RSS, MiB | a change of its own pod applied after, ms | control plane, MiB |\n|---|---|---|---|---|---|"
     )?;
     for one in &scale.tables {
-        let subscribes = serde_json::to_value(one.subscribes).unwrap_or_default();
         writeln!(
             text,
-            "| {} | {} | {:.0} ({:.2}) | {:.1} | {:.0} ({:.1}) | {:.0} |",
+            "| {} | {} | {:.0} ({:.2}) | {:.1} | {:.0} | {:.0} |",
             one.workloads,
-            subscribes.as_str().unwrap_or_default(),
+            one.subscribes.name(),
             one.ready_ms,
             one.ready_cpu_seconds,
             one.rss_mib,
             one.change_ms,
-            one.change_cpu_ms,
             one.control_mib
         )?;
     }
@@ -182,17 +181,28 @@ fn meaning(scale: &Scale, text: &mut String) -> std::fmt::Result {
         fleet.kib_for_each,
         fleet.kib_for_each * SHARE / 1024.0
     )?;
-    if let (Some(small), Some(large)) = (
-        scale.tables.iter().min_by_key(|one| one.workloads),
-        scale.tables.iter().max_by_key(|one| one.workloads),
-    ) && large.workloads > small.workloads
-    {
+    let smallest_and_largest = |subscribes| {
+        let of = || scale.tables.iter().filter(move |one| one.subscribes == subscribes);
+        let (small, large) = (
+            of().min_by_key(|one| one.workloads)?,
+            of().max_by_key(|one| one.workloads)?,
+        );
+        (large.workloads > small.workloads).then_some((small, large))
+    };
+    if let Some((small, large)) = smallest_and_largest(Subscribes::All) {
         let each = (large.rss_mib - small.rss_mib) * 1024.0 / (large.workloads - small.workloads) as f64;
         writeln!(
             text,
             "- **Memory of a sidecar** that knows everybody: {each:.2} KiB for each workload, {:.0} MiB at 100,000, {:.0} GiB in all sidecars together.",
             each * PODS / 1024.0,
             each * PODS * PODS / 1024.0 / 1024.0 / 1024.0,
+        )?;
+    }
+    if let Some((small, large)) = smallest_and_largest(Subscribes::OnDemand) {
+        writeln!(
+            text,
+            "- **On demand** (`subscription.mode: on-demand`) a sidecar that talks to nobody needs {:.1} MiB beside {} workloads and {:.1} MiB beside {}; each workload that it talks to costs what it costs above.",
+            small.rss_mib, small.workloads, large.rss_mib, large.workloads,
         )?;
     }
     writeln!(

@@ -24,6 +24,18 @@ const REST: Duration = Duration::from_secs(3);
 pub(super) enum Subscribes {
     /// To all there are.
     All,
+    /// To those that its connections need.
+    OnDemand,
+}
+
+impl Subscribes {
+    /// Its name, in the report and in a sidecar's configuration.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::OnDemand => "on-demand",
+        }
+    }
 }
 
 /// What was found with one number of workloads.
@@ -39,8 +51,6 @@ pub(super) struct Figures {
     pub(super) rss_mib: f64,
     /// From the change of one pod's file until the sidecar has applied it; median.
     pub(super) change_ms: f64,
-    /// CPU of the sidecar for one such change.
-    pub(super) change_cpu_ms: f64,
     /// Memory of the control plane.
     pub(super) control_mib: f64,
 }
@@ -53,7 +63,7 @@ pub(super) async fn take(
     subscribes: Subscribes,
     rounds: usize,
 ) -> Result<Figures> {
-    let dir = ground.room(&format!("table-{workloads}"))?;
+    let dir = ground.room(&format!("table-{workloads}-{}", subscribes.name()))?;
     let mesh = Mesh::write(&dir, workloads)?;
     let issuer = Issuer::write(&dir.join("jwks.json"))?;
     let mut control = Control::new(&binaries.join("squire"), ground, &dir, mesh.dir())?;
@@ -64,6 +74,7 @@ pub(super) async fn take(
     let config = serde_json::json!({
         "workload": pod.workload(), "trustDomain": "cluster.local", "control": control.grpc, "admin": admin,
         "trustBundle": dir.join("root.pem"), "token": dir.join("token"), "log": {"level": "warn"},
+        "subscription": {"mode": subscribes.name()},
     });
     std::fs::write(dir.join("sidecar.yaml"), serde_json::to_vec(&config)?)?;
     let text = |path: PathBuf| path.display().to_string();
@@ -86,7 +97,6 @@ pub(super) async fn take(
     sleep(REST).await;
     let rss = sidecar.memory()?.rss;
 
-    let before = sidecar.cpu()?;
     let mut changes = Vec::new();
     for turn in 1..=rounds {
         let known = updates(admin).await?;
@@ -103,7 +113,6 @@ pub(super) async fn take(
         }
         changes.push(began.elapsed().as_secs_f64() * 1e3);
     }
-    let change_cpu = (sidecar.cpu()? - before).total();
     changes.sort_unstable_by(f64::total_cmp);
     sidecar.check()?;
     Ok(Figures {
@@ -113,7 +122,6 @@ pub(super) async fn take(
         ready_cpu_seconds: ready_cpu.as_secs_f64(),
         rss_mib: rss as f64 / 1024.0,
         change_ms: changes.get(changes.len() / 2).copied().unwrap_or_default(),
-        change_cpu_ms: change_cpu.as_secs_f64() * 1e3 / rounds.max(1) as f64,
         control_mib: control_process.memory()?.rss as f64 / 1024.0,
     })
 }

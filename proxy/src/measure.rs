@@ -134,6 +134,7 @@ impl Heads {
             self.response.length(Answers {
                 head: false,
                 connect: false,
+                upgrade: false,
             }),
         ));
     }
