@@ -232,6 +232,27 @@ fn each_mistake_is_named_where_it_was_made() {
 }
 
 #[test]
+fn a_sidecar_subscribes_to_everything_unless_it_is_told_otherwise_and_to_no_fewer_selectors_than_it_needs() {
+    let all = load(MINIMAL).unwrap().subscription;
+    assert_eq!((all.mode, all.max_selectors), (SubscriptionMode::All, 20_000));
+    let text = format!("{MINIMAL}subscription: {{mode: on-demand, timeout: 2s, keep: 1m, maxSelectors: 64}}\n");
+    let expected = Subscription {
+        mode: SubscriptionMode::OnDemand,
+        timeout: Duration::from_secs(2),
+        keep: Duration::from_secs(60),
+        max_selectors: 64,
+    };
+    assert_eq!(load(&text).unwrap().subscription, expected);
+    assert_eq!(
+        problems(&format!("{MINIMAL}subscription: {{mode: some, maxSelectors: 63}}\n")),
+        [
+            "line 6: subscription.mode: \"some\": not a way to subscribe; write all or on-demand",
+            "line 6: subscription.maxSelectors: 63 is too few; write 64 or more",
+        ]
+    );
+}
+
+#[test]
 fn a_bare_address_is_no_workload_of_a_sidecar() {
     let found = problems(&MINIMAL.replace("shop/web-0", "shop/address/10.0.0.1"));
     assert!(found[0].contains("a bare address has no sidecar"), "{found:?}");

@@ -45,7 +45,7 @@ struct Desk {
     state: State,
     /// What has been asked for and not been answered.
     asked: Mutex<HashSet<Selector>>,
-    questions: mpsc::UnboundedSender<Selector>,
+    questions: mpsc::Sender<Selector>,
     /// Since when there is no stream; `None` while there is one.
     away: watch::Receiver<Option<Instant>>,
     begun: Instant,
@@ -106,7 +106,7 @@ impl Demand {
         connections: Arc<connection::Registry>,
         registry: &Registry,
     ) -> Result<(Self, Questions), prometheus::Error> {
-        let (questions, receiver) = mpsc::unbounded_channel();
+        let (questions, receiver) = mpsc::channel(MAX_ASKED);
         let (away, is_away) = watch::channel(Some(begun));
         let desk = Arc::new(Desk {
             settings,
@@ -187,10 +187,14 @@ impl Desk {
         if asked.len() >= MAX_ASKED || answered + asked.len() >= most {
             return Err(Why::Limit(most));
         }
+        // The other side lives as long as the sidecar follows the control plane, and takes all that waits at once.
+        self.questions.try_send(what.clone()).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Why::Limit(most),
+            mpsc::error::TrySendError::Closed(_) => Why::Away,
+        })?;
         asked.insert(what.clone());
         self.figures.asked();
-        // The other side lives as long as the sidecar follows the control plane.
-        self.questions.send(what.clone()).map_err(|_| Why::Away)
+        Ok(())
     }
 
     /// Ends when there has been no stream for longer than one that is opened anew takes.

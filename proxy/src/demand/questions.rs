@@ -18,7 +18,7 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(250), Duration::from_s
 /// What connections have asked, for the one who can find out.
 pub struct Questions {
     desk: Arc<Desk>,
-    asked: mpsc::UnboundedReceiver<Selector>,
+    asked: mpsc::Receiver<Selector>,
     away: watch::Sender<Option<Instant>>,
     connections: Arc<connection::Registry>,
 }
@@ -26,7 +26,7 @@ pub struct Questions {
 impl Questions {
     pub(super) fn new(
         desk: Arc<Desk>,
-        asked: mpsc::UnboundedReceiver<Selector>,
+        asked: mpsc::Receiver<Selector>,
         away: watch::Sender<Option<Instant>>,
         connections: Arc<connection::Registry>,
     ) -> Self {
