@@ -4,10 +4,12 @@
 
 mod chain;
 mod entry;
+mod prune;
 mod writer;
 
-pub use chain::{LogFault, Verified, verify, verify_end, verify_from};
+pub use chain::{LogFault, Verified, verify, verify_end, verify_from, verify_store};
 pub use entry::{Entry, Event, rfc3339};
+pub(crate) use prune::prune;
 pub(crate) use writer::begin;
 pub use writer::{Log, LogError, restart};
 

@@ -115,6 +115,30 @@ pub trait Store: Send + Sync + 'static {
     /// When it cannot be read.
     fn log_head(&self) -> Result<Option<Head>, StoreError>;
 
+    /// The head before the first line that is still kept: [`Head::EMPTY`], unless the oldest part was let go.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn log_base(&self) -> Result<Head, StoreError> {
+        Ok(Head::EMPTY)
+    }
+
+    /// The oldest part of a log that is kept in parts, unless it is the one that is appended to.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn oldest_log_part(&self) -> Result<Option<LogPart>, StoreError> {
+        Ok(None)
+    }
+
+    /// Lets go of what [`Store::oldest_log_part`] has shown.
+    ///
+    /// # Errors
+    /// When that could not be made durable, or it is not the oldest any more.
+    fn drop_log_part(&self, _: &LogPart) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// The issuance log from a byte on; empty where there is none.
     ///
     /// # Errors
@@ -138,6 +162,19 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When that could not be made durable.
     fn cut_log(&self, head: &Head) -> Result<(), StoreError>;
+}
+
+/// A part of the issuance log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPart {
+    /// Its name in the store.
+    pub name: String,
+    /// The head before its first line.
+    pub base: Head,
+    /// The head after its last line.
+    pub end: Head,
+    /// Its lines.
+    pub lines: Vec<u8>,
 }
 
 /// What is known of a join token.

@@ -140,6 +140,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Outcome {
+        squire_control::memory::settle();
         self.logs.init()?;
         let config = self.into_config();
         config.check().map_err(Failure::configuration)?;

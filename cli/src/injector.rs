@@ -20,7 +20,7 @@ Examples:
   curl localhost:15016/gaps
       pods of meshed namespaces that run without a sidecar, and why
 
-Ready (/ready answers 200) once it has a certificate.";
+Ready (/ready answers 200) once it has a certificate. SIGUSR1 renews it now.";
 
 /// The admission webhook: puts a sidecar into every pod of a meshed namespace
 #[derive(Debug, clap::Args)]

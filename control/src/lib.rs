@@ -15,6 +15,7 @@ mod labelled;
 pub mod lease;
 pub mod listener;
 pub mod manifest;
+pub mod memory;
 pub mod metrics;
 pub mod pages;
 pub mod peer;
@@ -23,7 +24,7 @@ mod plane;
 pub mod policy;
 pub mod push;
 pub mod reports;
-mod routes;
+pub mod routes;
 pub mod source;
 pub mod tables;
 

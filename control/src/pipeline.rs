@@ -21,7 +21,7 @@ use crate::{
     manifest::{Object, Problem, Severity},
     metrics::Metrics,
     push::{Amendment, Catalog, Content, Encoder, Kind, Published, Resource},
-    routes::Routes,
+    routes::{Routes, Verdict},
     source::{FileView, News, Source},
     tables::{Tables, Update},
 };
@@ -84,6 +84,7 @@ pub struct Pipeline<S> {
     metrics: Metrics,
     status: watch::Sender<Arc<Status>>,
     federated: watch::Sender<Option<Arc<[Federated]>>>,
+    verdicts: watch::Sender<Arc<[Verdict]>>,
     logged: BTreeSet<String>,
 }
 
@@ -129,6 +130,7 @@ impl<S: Source> Pipeline<S> {
             metrics,
             status: watch::Sender::new(Arc::new(status)),
             federated: watch::Sender::new(None),
+            verdicts: watch::Sender::default(),
             logged: BTreeSet::new(),
         }
     }
@@ -141,6 +143,11 @@ impl<S: Source> Pipeline<S> {
     /// Tells which trust domains are federated with; `None` until that is known.
     pub fn federated(&self) -> watch::Receiver<Option<Arc<[Federated]>>> {
         self.federated.subscribe()
+    }
+
+    /// Tells what came of each route.
+    pub fn verdicts(&self) -> watch::Receiver<Arc<[Verdict]>> {
+        self.verdicts.subscribe()
     }
 
     /// Follows the source until `stop`.
@@ -219,6 +226,12 @@ impl<S: Source> Pipeline<S> {
             if complete {
                 let due = std::mem::take(&mut self.due);
                 self.publish(&mesh, due, started);
+                let verdicts = self.routes.verdicts();
+                self.verdicts.send_if_modified(|known| {
+                    let changed = !Arc::ptr_eq(known, &verdicts);
+                    *known = verdicts;
+                    changed
+                });
             }
         }
         if complete && (edited || self.federated.borrow().is_none()) {

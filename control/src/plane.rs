@@ -22,14 +22,16 @@ use crate::{
     issuing::{Issuing, Shared},
     lease::Candidate,
     listener::Door,
+    memory,
     metrics::Metrics,
     pages::ControlPages,
     pipeline::{Pipeline, Status, record},
     push::{Ads, Catalog, Fleet, Kind, Resource},
     reports::Reports,
+    routes::Verdict,
     source::{
         Directory, Source,
-        kubernetes::{Cluster, publish_remarks},
+        kubernetes::{Cluster, publish_remarks, publish_route_status},
     },
     tables,
 };
@@ -169,6 +171,7 @@ impl Running {
             metrics.clone(),
             stop.clone(),
         ));
+        tasks.spawn(memory::keep_tidy(stop.clone()));
         tasks.spawn(federation.run(stop.clone()));
         tasks.spawn(publish_bundles(
             issuing.bundle(),
@@ -251,6 +254,8 @@ struct Followed {
     status: watch::Receiver<Arc<Status>>,
     /// Which trust domains are federated with; `None` until that is known.
     federated: watch::Receiver<Option<Arc<[Federated]>>>,
+    /// What came of each route.
+    verdicts: watch::Receiver<Arc<[Verdict]>>,
 }
 
 type Revoked = watch::Receiver<Arc<Revocations>>;
@@ -306,14 +311,24 @@ impl Parts<'_> {
             member.replica.clone(),
             self.metrics.clone(),
         );
+        let mirror = cluster.mirror();
+        let followed = self.publish(cluster);
+        let statuses = publish_route_status(
+            member.client.clone(),
+            mirror,
+            followed.verdicts.clone(),
+            member.leads.clone(),
+            self.metrics.clone(),
+        );
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = remarks => {}
+                () = statuses => {}
             }
         });
-        (self.publish(cluster), Some(gone))
+        (followed, Some(gone))
     }
 
     /// Publishes what a source says.
@@ -326,6 +341,7 @@ impl Parts<'_> {
         let followed = Followed {
             status: pipeline.status(),
             federated: pipeline.federated(),
+            verdicts: pipeline.verdicts(),
         };
         self.tasks.spawn(pipeline.run(self.stop.clone()));
         followed

@@ -11,10 +11,12 @@ mod grant;
 mod grpc;
 mod http;
 mod matches;
+mod verdict;
 
 use squire_mesh::traffic::{RouteKind, Rule, TrafficSettings};
 
 pub(crate) use self::attach::Routes;
+pub use self::verdict::{ParentVerdict, Verdict, Why};
 use crate::{
     manifest::{Object, Problem, Severity},
     policy::report::{Fields, Node, Report},

@@ -190,3 +190,85 @@ fn the_readme_of_values_is_what_the_code_reads() {
     let shown = serde_yaml_ng::to_string(&Values::default()).unwrap();
     assert_eq!(Values::from_yaml(&shown), Ok(Values::default()));
 }
+
+/// The instructions of a stage of the Containerfile, continued lines joined.
+fn stage(name: &str) -> Vec<String> {
+    let text = include_str!("../Containerfile").replace("\\\n", " ");
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with('#'))
+        .collect();
+    let ends = format!(" AS {name}");
+    let begin = lines
+        .iter()
+        .position(|line| line.starts_with("FROM ") && line.ends_with(&ends))
+        .unwrap();
+    let rest = lines[begin..].iter().enumerate();
+    rest.take_while(|(index, line)| *index == 0 || !line.starts_with("FROM "))
+        .map(|(_, line)| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .filter(|line| !line.is_empty())
+        .collect()
+}
+
+#[test]
+fn images_hold_one_static_binary_each_that_the_build_makes_and_the_deployments_expect() {
+    let build = stage("build").join("\n");
+    let toolchain = include_str!("../../rust-toolchain.toml");
+    let version = build.split("FROM rust:").nth(1).unwrap().split('-').next().unwrap();
+    assert!(
+        toolchain.contains(version),
+        "built with {version}, developed with {toolchain}"
+    );
+    // With an explicit target the flag does not reach build scripts and procedural macros, which cannot be static.
+    assert!(
+        build.contains("+crt-static") && build.contains("--target x86_64-unknown-linux-gnu"),
+        "{build}"
+    );
+    assert!(build.contains("--release --locked"), "{build}");
+    let deployed = user_of("Deployment");
+    for (binary, package, manifest, user) in [
+        (
+            "squire-proxy",
+            "squire-proxy",
+            include_str!("../../proxy/Cargo.toml"),
+            i64::from(squire_mesh::ports::PROXY_UID),
+        ),
+        ("squire", "squire-cli", include_str!("../../cli/Cargo.toml"), deployed),
+    ] {
+        assert!(build.contains(&format!("-p {package}")), "{build}");
+        assert!(
+            manifest.contains(&format!("name = \"{binary}\"")),
+            "{package} has no binary {binary}"
+        );
+        assert!(
+            build.contains(&format!("target/x86_64-unknown-linux-gnu/release/{binary} ")),
+            "{build}"
+        );
+        let image = stage(binary);
+        let expected = [
+            format!("FROM scratch AS {binary}"),
+            format!("COPY --from=build /out/{binary} /{binary}"),
+            format!("USER {user}:{user}"),
+            format!("ENTRYPOINT [\"/{binary}\"]"),
+        ];
+        assert_eq!(image, expected, "nothing else is in it");
+    }
+    // Containers name arguments alone: the program is the image's.
+    for deployment in all().iter().filter(|object| object["kind"] == "Deployment") {
+        let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+        assert!(
+            container.get("command").is_none() && container["args"].is_array(),
+            "{container}"
+        );
+    }
+}
+
+/// The user that pods of a kind run as.
+fn user_of(kind: &str) -> i64 {
+    let all = all();
+    let object = all.iter().find(|object| object["kind"] == kind).unwrap();
+    object["spec"]["template"]["spec"]["securityContext"]["runAsUser"]
+        .as_i64()
+        .unwrap()
+}

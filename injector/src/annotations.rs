@@ -36,6 +36,7 @@ pub(crate) struct Wishes {
     pub(crate) log_level: String,
     pub(crate) access_log: String,
     pub(crate) unknown_destinations: String,
+    pub(crate) workload_api: bool,
 }
 
 /// All annotations that shape a sidecar.
@@ -92,6 +93,11 @@ pub const KNOBS: &[Knob] = &[
             one_of(text, &["passthrough", "refuse"]).map(|()| text.clone_into(&mut wishes.unknown_destinations))
         },
     },
+    Knob {
+        name: "workload-api",
+        help: "true: the SPIFFE Workload API for the application, at SPIFFE_ENDPOINT_SOCKET",
+        set: |wishes, text| one_of(text, &["true", "false"]).map(|()| wishes.workload_api = text == "true"),
+    },
 ];
 
 impl Wishes {
@@ -110,6 +116,7 @@ impl Wishes {
             log_level: settings.log_level.clone(),
             access_log: settings.access_log.clone(),
             unknown_destinations: settings.unknown_destinations.clone(),
+            workload_api: false,
         };
         let ours = annotations.iter().filter(|(key, _)| key.starts_with(DOMAIN));
         for (key, value) in ours.filter(|(key, _)| !OTHERS.contains(&key.as_str())) {
@@ -258,6 +265,7 @@ mod tests {
             ("log-level", "verbose", "is not a level"),
             ("access-log", "/tmp/log", "stdout or off"),
             ("unknown-destinations", "deny", "passthrough or refuse"),
+            ("workload-api", "yes", "true or false"),
         ] {
             let (_, problems, _) = read(&[(key, value)]);
             assert_eq!(problems.len(), 1, "{key}={value}: {problems:?}");

@@ -19,12 +19,13 @@ use squire_mesh::{
     bundle::{TrustBundle, TrustBundles},
     ports,
     spiffe::SpiffeId,
+    svid::{Role, identify},
     tls::{self, Expect, Svid},
     wire::ca::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
 };
 use tokio::{
     net::{TcpStream, lookup_host},
-    sync::watch,
+    sync::{Notify, watch},
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
@@ -38,6 +39,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failure, doubled up to the second.
 const RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(30);
+/// Leaf, intermediates and roots are not more.
+const LONGEST_ANSWER: usize = 16;
 /// Of a certificate's life, in percent, when it is renewed.
 const RENEW_AT: std::ops::Range<u32> = 50..60;
 
@@ -69,10 +72,11 @@ fn failed<E: Display>(what: impl Into<String>) -> impl FnOnce(E) -> CertificateE
 }
 
 /// Keeps a valid certificate in `current` as long as there are readers. Other roots are reason to ask for another one: what
-/// the old root signed will not be believed for long.
+/// the old root signed will not be believed for long; `now` is another.
 pub(crate) async fn keep(
     issuer: Issuer,
     mut roots: watch::Receiver<Option<Arc<TrustBundle>>>,
+    now: Arc<Notify>,
     current: watch::Sender<Option<Arc<Svid>>>,
     metrics: Metrics,
 ) {
@@ -113,6 +117,7 @@ pub(crate) async fn keep(
         };
         tokio::select! {
             () = sleep(wait) => {}
+            () = now.notified() => {}
             changed = roots.changed() => if changed.is_err() { return },
             () = current.closed() => return,
         }
@@ -155,13 +160,7 @@ impl Issuer {
             .await;
         let answer = asked.map_err(|status| failed("the CA refused")(status.message().to_owned()))?;
 
-        let pem = answer.into_inner().cert_chain;
-        let (chain, _roots) = pem.split_at(pem.len().saturating_sub(roots.roots().len()));
-        let chain: Result<Vec<_>, _> = chain
-            .iter()
-            .map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()))
-            .collect();
-        let chain = chain.map_err(failed("the CA's answer"))?;
+        let chain = path(&answer.into_inner().cert_chain, roots).map_err(failed("the CA's answer"))?;
         let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
         Svid::new(chain, key).map_err(failed("the CA's answer"))
     }
@@ -194,6 +193,26 @@ impl Issuer {
     }
 }
 
+/// Of the certificates in an answer those that lead from the leaf to our roots: as many as it takes, however many roots the
+/// CA has besides.
+fn path(answer: &[String], roots: &TrustBundle) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all: Result<Vec<_>, _> = answer
+        .iter()
+        .flat_map(|pem| CertificateDer::pem_slice_iter(pem.as_bytes()))
+        .take(LONGEST_ANSWER)
+        .collect();
+    let all = all.map_err(|error| error.to_string())?;
+    let bundles = TrustBundles::new([roots.clone()]);
+    let mut why = "it is empty".to_owned();
+    for length in 1..=all.len() {
+        match identify(&all[..length], &bundles, SystemTime::now(), Role::Server) {
+            Ok(_) => return Ok(all[..length].to_vec()),
+            Err(error) => why = error.to_string(),
+        }
+    }
+    Err(format!("leads to none of the roots we know: {why}"))
+}
+
 struct Channel(http2::SendRequest<Body>);
 
 impl Service<Request<Body>> for Channel {
@@ -207,5 +226,77 @@ impl Service<Request<Body>> for Channel {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         Box::pin(self.0.send_request(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
+
+    use super::*;
+
+    struct Signer {
+        der: CertificateDer<'static>,
+        pem: String,
+        issuer: rcgen::Issuer<'static, KeyPair>,
+    }
+
+    fn signer(by: Option<&Signer>) -> Signer {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.subject_alt_names = vec![SanType::URI("spiffe://cluster.local".try_into().unwrap())];
+        let made = match by {
+            None => params.self_signed(&key),
+            Some(by) => params.signed_by(&key, &by.issuer),
+        };
+        let made = made.unwrap();
+        Signer {
+            der: made.der().clone(),
+            pem: made.pem(),
+            issuer: rcgen::Issuer::new(params, key),
+        }
+    }
+
+    fn leaf(by: &Signer) -> String {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        let id = "spiffe://cluster.local/ns/squire-system/sa/squire-injector";
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.signed_by(&key, &by.issuer).unwrap().pem()
+    }
+
+    #[test]
+    fn the_chain_is_what_leads_to_our_roots_however_many_roots_the_answer_has() {
+        let (old, new) = (signer(None), signer(None));
+        let (below_old, below_new) = (signer(Some(&old)), signer(Some(&new)));
+        let know = |roots: &[&Signer]| {
+            let ders = roots.iter().map(|root| root.der.clone());
+            TrustBundle::new("cluster.local".parse().unwrap(), ders, 1).unwrap()
+        };
+        // In the middle of a rotation the CA names two roots, and we know one of them, or both.
+        let answer = [
+            leaf(&below_old),
+            below_old.pem.clone(),
+            old.pem.clone(),
+            new.pem.clone(),
+        ];
+        for roots in [know(&[&old]), know(&[&old, &new]), know(&[&new, &old])] {
+            assert_eq!(path(&answer, &roots).unwrap().len(), 2);
+        }
+        // Signed under a root that we do not know yet: nobody who has our roots would believe it.
+        let answer = [
+            leaf(&below_new),
+            below_new.pem.clone(),
+            old.pem.clone(),
+            new.pem.clone(),
+        ];
+        let why = path(&answer, &know(&[&old])).unwrap_err();
+        assert!(why.contains("none of the roots"), "{why}");
+        assert!(path(&[], &know(&[&old])).unwrap_err().contains("empty"));
     }
 }

@@ -1,25 +1,30 @@
 //! The pure function from a Pod to a patch: whether it gets a sidecar, and every change that takes. Given the patched pod it
 //! changes nothing more, so it may be called again after other webhooks; what those have added is dealt with then.
 
-use std::fmt;
+mod conflicts;
+mod skip;
+mod workload_api;
 
 use json_patch::Patch;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use serde::Serialize;
 use serde_json::{Value, json};
 use squire_mesh::{ports, probe::Probes};
 
+pub use self::skip::Skip;
+use self::{
+    conflicts::conflicts,
+    skip::{skip, skipped},
+};
 use crate::{
     annotations::Wishes,
     edits::{Edits, covers},
     owner::Owner,
     probes::{Rewritten, from_variable},
     settings::Settings,
-    sidecar::{self, IDENTITY_VOLUME, NO_API_TOKEN_VOLUME, PROBES_VARIABLE},
+    sidecar::{self, PROBES_VARIABLE},
 };
 
-/// Where kubelets mark pods that exist already.
-const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Whether a Prometheus without an operator is to look at a pod.
 const SCRAPE: &str = "prometheus.io/scrape";
 /// The longest value of a variable with which Linux starts a program (MAX_ARG_STRLEN, less its name).
@@ -56,21 +61,6 @@ pub enum Verdict {
     Skipped(Skip),
 }
 
-/// Why a pod gets no sidecar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Skip {
-    /// It says so itself.
-    OptedOut,
-    /// It has its node's network, which must not be redirected.
-    HostNetwork,
-    /// It runs on Windows.
-    Windows,
-    /// A kubelet made it, and it runs already.
-    Mirror,
-    /// It has a container called squire-proxy that is not ours.
-    OtherSidecar,
-}
-
 /// Why a pod must not be created: every reason at once.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("squire: {}", .0.join("; "))]
@@ -97,12 +87,15 @@ pub fn decide(pod: &Pod, owner: Owner, cluster: &Cluster, settings: &Settings) -
         ));
     }
     let wishes = Wishes::read(settings, &annotations, &mut problems, &mut warnings);
-    problems.extend(conflicts(spec, settings));
+    problems.extend(conflicts(spec, settings, &wishes));
 
     let mut edits = Edits::default();
     let probes = probes(spec, &mut edits, &mut problems, &mut warnings);
     mark(pod, owner, &mut edits);
-    add_volumes(spec, settings, &mut edits);
+    add_volumes(spec, settings, &wishes, &mut edits);
+    if wishes.workload_api {
+        workload_api::hand_over(spec, &mut edits, &mut problems, &mut warnings);
+    }
     place_first(
         spec,
         [
@@ -128,120 +121,12 @@ pub fn decide(pod: &Pod, owner: Owner, cluster: &Cluster, settings: &Settings) -
     })
 }
 
-/// Whether the pod is none of ours.
-fn skip(pod: &Pod, spec: &PodSpec) -> Result<Option<Skip>, Denial> {
-    let annotation = |key: &str| pod.metadata.annotations.as_ref()?.get(key).map(String::as_str);
-    let label = |key: &str| pod.metadata.labels.as_ref()?.get(key).map(String::as_str);
-    for (what, value) in [
-        ("annotation", annotation(ports::INJECT)),
-        ("label", label(ports::INJECT)),
-    ] {
-        match value {
-            None | Some("true") => {}
-            Some("false") => return Ok(Some(Skip::OptedOut)),
-            Some(other) => {
-                let why = format!("{what} {}: {other:?}; write \"true\" or \"false\"", ports::INJECT);
-                return Err(Denial(vec![why]));
-            }
-        }
-    }
-    let windows = spec.os.as_ref().is_some_and(|os| os.name == "windows")
-        || spec.node_selector.as_ref().is_some_and(|selector| {
-            let os = |key: &str| selector.get(key).is_some_and(|os| os == "windows");
-            os("kubernetes.io/os") || os("beta.kubernetes.io/os")
-        });
-    let injected = annotation(ports::INJECTED) == Some("true");
-    let other = |container: &Container| container.name == ports::PROXY_CONTAINER;
-    Ok(if annotation(MIRROR).is_some() {
-        Some(Skip::Mirror)
-    } else if spec.host_network == Some(true) {
-        Some(Skip::HostNetwork)
-    } else if windows {
-        Some(Skip::Windows)
-    } else if spec.containers.iter().any(other) || (!injected && inits(spec).iter().any(other)) {
-        Some(Skip::OtherSidecar)
-    } else {
-        None
-    })
-}
-
-fn skipped(pod: &Pod, skip: Skip, owner: Owner) -> Decision {
-    let mut edits = Edits::default();
-    let mut warnings = Vec::new();
-    if !matches!(skip, Skip::OptedOut | Skip::Mirror) {
-        annotate(pod, &[(ports::SKIPPED, skip.as_str())], &mut edits);
-        warnings.push(format!("squire: no sidecar for this pod: {skip}"));
-    }
-    Decision {
-        verdict: Verdict::Skipped(skip),
-        patch: edits.into_patch(),
-        warnings,
-        owner,
-    }
-}
-
 fn inits(spec: &PodSpec) -> &[Container] {
     spec.init_containers.as_deref().unwrap_or_default()
 }
 
 fn is_ours(container: &Container) -> bool {
     container.name == ports::PROXY_CONTAINER || container.name == ports::REDIRECT_CONTAINER
-}
-
-/// What in the pod cannot be beside a sidecar.
-fn conflicts(spec: &PodSpec, settings: &Settings) -> Vec<String> {
-    let mut problems = Vec::new();
-    let uid = i64::from(ports::PROXY_UID);
-    let pod_uid = spec.security_context.as_ref().and_then(|context| context.run_as_user);
-    for container in spec
-        .containers
-        .iter()
-        .chain(inits(spec))
-        .filter(|container| !is_ours(container))
-    {
-        let name = &container.name;
-        let own = container
-            .security_context
-            .as_ref()
-            .and_then(|context| context.run_as_user);
-        if own.or(pod_uid) == Some(uid) {
-            problems.push(format!(
-                "container {name}: runAsUser {uid} is the sidecar's user, whose connections are not protected; choose \
-                 another"
-            ));
-        }
-        for port in container.ports.iter().flatten() {
-            if [ports::INBOUND, ports::OUTBOUND, ports::ADMIN]
-                .map(i32::from)
-                .contains(&port.container_port)
-            {
-                problems.push(format!(
-                    "container {name}: port {} is the sidecar's; choose another",
-                    port.container_port
-                ));
-            }
-        }
-    }
-    for volume in spec.volumes.iter().flatten() {
-        let wanted = sidecar::volumes(settings)
-            .into_iter()
-            .find(|wanted| wanted["name"] == *volume.name);
-        if wanted.is_some_and(|wanted| !same_kind(volume, &wanted)) {
-            problems.push(format!(
-                "volume {}: the name is the sidecar's; choose another",
-                volume.name
-            ));
-        }
-    }
-    problems
-}
-
-/// Ours, perhaps with other settings.
-fn same_kind(volume: &Volume, wanted: &Value) -> bool {
-    match wanted.get("projected") {
-        Some(_) => volume.projected.is_some(),
-        None => volume.empty_dir.is_some(),
-    }
 }
 
 /// Rewrites the probes of all containers but ours.
@@ -332,13 +217,13 @@ fn set(
     }
 }
 
-fn add_volumes(spec: &PodSpec, settings: &Settings, edits: &mut Edits) {
-    let wanted = sidecar::volumes(settings);
+fn add_volumes(spec: &PodSpec, settings: &Settings, wishes: &Wishes, edits: &mut Edits) {
+    let wanted = sidecar::volumes(settings, wishes);
     let Some(there) = &spec.volumes else {
         return edits.add(&["spec", "volumes"], json!(wanted));
     };
-    for (name, wanted) in [IDENTITY_VOLUME, NO_API_TOKEN_VOLUME].into_iter().zip(wanted) {
-        match there.iter().position(|volume| volume.name == name) {
+    for wanted in wanted {
+        match there.iter().position(|volume| wanted["name"] == *volume.name) {
             None => edits.add(&["spec", "volumes", "-"], wanted),
             Some(index) if !covers(&json(&there[index]), &wanted) => {
                 edits.replace(&["spec", "volumes", &index.to_string()], wanted);
@@ -374,32 +259,6 @@ fn place_first(spec: &PodSpec, wanted: [Value; 2], edits: &mut Edits) {
 /// Kubernetes' own types can always be written as JSON.
 fn json(value: &impl Serialize) -> Value {
     serde_json::to_value(value).unwrap_or_default()
-}
-
-impl Skip {
-    /// For annotations and metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::OptedOut => "opted-out",
-            Self::HostNetwork => "host-network",
-            Self::Windows => "windows",
-            Self::Mirror => "mirror-pod",
-            Self::OtherSidecar => "other-sidecar",
-        }
-    }
-}
-
-impl fmt::Display for Skip {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::OptedOut => "it is annotated with squire.mesh/inject: \"false\"",
-            Self::HostNetwork => "it uses its node's network (hostNetwork), which is not redirected",
-            Self::Windows => "it runs on Windows, where connections are not redirected",
-            Self::Mirror => "a kubelet made it from a file (static pod)",
-            Self::OtherSidecar => "it has a container named squire-proxy that this injector did not put there",
-        })
-    }
 }
 
 #[cfg(test)]

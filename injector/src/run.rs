@@ -10,7 +10,8 @@ use rustls::{
 use squire_mesh::spiffe::TrustDomain;
 use tokio::{
     net::TcpListener,
-    sync::watch,
+    signal::unix::{self, SignalKind},
+    sync::{Notify, watch},
     time::{interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -96,6 +97,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         .parse()
         .map_err(|error| SettingsError(vec![format!("trustDomain: {error}")]))?;
     let signal = signal().map_err(RunError::Signals)?;
+    let renew = unix::signal(SignalKind::user_defined1()).map_err(RunError::Signals)?;
     let metrics = Metrics::new()?;
     let clients = config
         .clients
@@ -131,9 +133,12 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         metrics.clone(),
     ));
     tokio::spawn(gaps::follow(client.clone(), meshed, gaps_sender, metrics.clone()));
+    let renewal = Arc::new(Notify::new());
+    tokio::spawn(renew_at(renew, Arc::clone(&renewal)));
     tokio::spawn(certificate::keep(
         config.issuer,
         bundles,
+        renewal,
         certificate_sender,
         metrics.clone(),
     ));
@@ -216,10 +221,17 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, 
     bound.map_err(|source| RunError::Listen { what, address, source })
 }
 
+/// SIGUSR1 asks for another certificate at once.
+async fn renew_at(mut signal: unix::Signal, renewal: Arc<Notify>) {
+    while signal.recv().await.is_some() {
+        tracing::info!("SIGUSR1: renewing the certificate now");
+        renewal.notify_one();
+    }
+}
+
 fn signal() -> io::Result<impl Future<Output = &'static str>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = unix::signal(SignalKind::terminate())?;
+    let mut interrupt = unix::signal(SignalKind::interrupt())?;
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => "SIGTERM",

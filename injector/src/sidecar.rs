@@ -14,6 +14,8 @@ use crate::{
 pub(crate) const IDENTITY_VOLUME: &str = "squire-identity";
 /// Stands where the API server would mount its own token, which a sidecar has no use for.
 pub(crate) const NO_API_TOKEN_VOLUME: &str = "squire-no-api-token";
+/// Where the Workload API's socket is, seen by the whole pod.
+pub(crate) const WORKLOAD_API_VOLUME: &str = "squire-workload-api";
 /// The variable that hands the application's probes to the sidecar.
 pub(crate) const PROBES_VARIABLE: &str = "SQUIRE_PROXY_PROBES";
 
@@ -66,6 +68,13 @@ pub(crate) fn proxy(settings: &Settings, wishes: &Wishes, probes: &Probes) -> Va
     let mut readiness = own("/ready");
     readiness["periodSeconds"] = json!(5);
     readiness["timeoutSeconds"] = json!(2);
+    let mut mounts = vec![
+        json!({"name": IDENTITY_VOLUME, "mountPath": IDENTITY_DIR, "readOnly": true}),
+        no_api_token(),
+    ];
+    if wishes.workload_api {
+        mounts.push(json!({"name": WORKLOAD_API_VOLUME, "mountPath": workload_api_dir()}));
+    }
     let container = json!({
         "name": ports::PROXY_CONTAINER,
         "image": settings.image,
@@ -78,16 +87,23 @@ pub(crate) fn proxy(settings: &Settings, wishes: &Wishes, probes: &Probes) -> Va
         "resources": resources(wishes),
         "securityContext": restricted(ports::PROXY_UID),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [
-            {"name": IDENTITY_VOLUME, "mountPath": IDENTITY_DIR, "readOnly": true},
-            no_api_token(),
-        ],
+        "volumeMounts": mounts,
     });
     with_pull_policy(container, settings)
 }
 
-/// The volumes both need.
-pub(crate) fn volumes(settings: &Settings) -> [Value; 2] {
+/// The directory of the Workload API's socket.
+pub(crate) fn workload_api_dir() -> &'static str {
+    ports::WORKLOAD_API_SOCKET.rsplit_once('/').map_or("", |(dir, _)| dir)
+}
+
+/// What clients of the Workload API dial.
+pub(crate) fn workload_api_address() -> String {
+    format!("unix://{}", ports::WORKLOAD_API_SOCKET)
+}
+
+/// The volumes that are needed.
+pub(crate) fn volumes(settings: &Settings, wishes: &Wishes) -> Vec<Value> {
     let token = json!({"serviceAccountToken": {
         "audience": ports::CA_AUDIENCE,
         "expirationSeconds": settings.token_expiration_seconds,
@@ -97,10 +113,15 @@ pub(crate) fn volumes(settings: &Settings) -> [Value; 2] {
         "name": ports::BUNDLE_CONFIG_MAP,
         "items": [{"key": ports::BUNDLE_KEY, "path": ports::BUNDLE_KEY}],
     }});
-    [
+    let empty = |name: &str| json!({"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}});
+    let mut volumes = vec![
         json!({"name": IDENTITY_VOLUME, "projected": {"sources": [token, roots]}}),
-        json!({"name": NO_API_TOKEN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}),
-    ]
+        empty(NO_API_TOKEN_VOLUME),
+    ];
+    if wishes.workload_api {
+        volumes.push(empty(WORKLOAD_API_VOLUME));
+    }
+    volumes
 }
 
 fn environment(settings: &Settings, wishes: &Wishes, probes: &Probes) -> Vec<Value> {
@@ -129,6 +150,11 @@ fn environment(settings: &Settings, wishes: &Wishes, probes: &Probes) -> Vec<Val
         value("SQUIRE_PROXY_LOG_FORMAT", &settings.log_format),
         value("SQUIRE_PROXY_ACCESS_LOG", &wishes.access_log),
     ];
+    if wishes.workload_api {
+        env.push(value("SQUIRE_PROXY_WORKLOAD_API_SOCKET", ports::WORKLOAD_API_SOCKET));
+        // The volume says who reaches it: this pod's containers, whichever user they are.
+        env.push(value("SQUIRE_PROXY_WORKLOAD_API_USERS", "any"));
+    }
     if !probes.is_empty() {
         env.push(value(PROBES_VARIABLE, &to_variable(probes)));
     }

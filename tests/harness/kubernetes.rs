@@ -288,26 +288,7 @@ impl ApiServer {
     /// A token as the API server makes it for a kubelet: with these audiences (none: the API server's own), bound to a pod
     /// (name and uid) where one is given.
     pub async fn token(&self, namespace: &str, account: &str, audiences: &[&str], pod: Option<(&str, &str)>) -> String {
-        let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(self.client().await, namespace);
-        let request = TokenRequest {
-            spec: Some(TokenRequestSpec {
-                audiences: Some(audiences.iter().map(|audience| (*audience).to_owned()).collect()),
-                bound_object_ref: pod.map(|(name, uid)| BoundObjectReference {
-                    api_version: Some("v1".into()),
-                    kind: Some("Pod".into()),
-                    name: Some(name.to_owned()),
-                    uid: Some(uid.to_owned()),
-                }),
-                expiration_seconds: Some(3600),
-                ..TokenRequestSpec::default()
-            }),
-            ..TokenRequest::default()
-        };
-        let made = accounts
-            .create_subresource("token", account, &PostParams::default(), &request)
-            .await;
-        let made: TokenRequest = made.unwrap();
-        made.status.unwrap().token.unwrap()
+        token(self.client().await, namespace, account, audiences, pod).await
     }
 
     /// Runs kubectl with all rights and this standard input.
@@ -394,6 +375,36 @@ fn etcd(programs: &Programs, subnet: Subnet, dir: &Path) -> Process {
     // What a test writes need not survive the machine.
     command.args(["--unsafe-no-fsync", "--log-level=warn"]);
     Process::start("etcd", &mut command, dir)
+}
+
+/// As [`ApiServer::token`], by a client of its own.
+pub async fn token(
+    client: Client,
+    namespace: &str,
+    account: &str,
+    audiences: &[&str],
+    pod: Option<(&str, &str)>,
+) -> String {
+    let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(client, namespace);
+    let request = TokenRequest {
+        spec: Some(TokenRequestSpec {
+            audiences: Some(audiences.iter().map(|audience| (*audience).to_owned()).collect()),
+            bound_object_ref: pod.map(|(name, uid)| BoundObjectReference {
+                api_version: Some("v1".into()),
+                kind: Some("Pod".into()),
+                name: Some(name.to_owned()),
+                uid: Some(uid.to_owned()),
+            }),
+            expiration_seconds: Some(3600),
+            ..TokenRequestSpec::default()
+        }),
+        ..TokenRequest::default()
+    };
+    let made = accounts
+        .create_subresource("token", account, &PostParams::default(), &request)
+        .await;
+    let made: TokenRequest = made.unwrap();
+    made.status.unwrap().token.unwrap()
 }
 
 /// A client as a kubeconfig says.

@@ -120,6 +120,11 @@ impl Process {
             .unwrap()
     }
 
+    /// How it has ended; none while it runs.
+    pub fn exit(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Whether it still runs.
     pub fn lives(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

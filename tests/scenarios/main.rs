@@ -15,7 +15,7 @@ mod hostile;
 mod http;
 mod http2;
 mod identity;
-mod injection;
+mod installation;
 mod issuing;
 mod joining;
 mod keeping;

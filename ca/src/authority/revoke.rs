@@ -2,7 +2,6 @@
 //! connection itself.
 
 use std::{
-    io::BufReader,
     sync::{Arc, PoisonError},
     time::SystemTime,
 };
@@ -147,17 +146,14 @@ impl CertificateAuthority {
 
     /// When the certificate of a serial number ends, as the issuance log tells.
     fn ends(&self, wanted: &str) -> Result<Option<SystemTime>, LogError> {
-        let head = self.store.log_head()?;
         let mut ends = None;
-        let lines = BufReader::new(self.store.read_log(0)?);
-        log::verify(lines, head.as_ref(), |entry| {
+        log::verify_store(&*self.store, |entry| {
             if let Event::Issued { serial, not_after, .. } = &entry.event
                 && serial == wanted
             {
                 ends = OffsetDateTime::parse(not_after, &Rfc3339).ok().map(SystemTime::from);
             }
-        })
-        .map_err(LogError::Fault)?;
+        })?;
         Ok(ends)
     }
 }

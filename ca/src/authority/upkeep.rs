@@ -9,7 +9,7 @@ use std::{
 use super::{CaError, CertificateAuthority, intermediate_event};
 use crate::{
     hierarchy::{Hierarchy, HierarchyError},
-    log::{LogError, Verified, rfc3339},
+    log::{self, LogError, Verified, rfc3339},
     roster::may_pass,
 };
 
@@ -21,6 +21,8 @@ const MAINTENANCE: Duration = Duration::from_secs(3600);
 const UNREADABLE: Duration = Duration::from_secs(5);
 /// Used and expired tokens are remembered that long, so that a replay is called one.
 const TOKEN_MEMORY: Duration = Duration::from_secs(24 * 3600);
+/// As much of the issuance log is kept, in bytes, where it is kept in parts; more while certificates in it are valid.
+const LOG_KEPT: u64 = 16 << 20;
 
 impl CertificateAuthority {
     /// When the intermediate is going to be renewed.
@@ -107,6 +109,18 @@ impl CertificateAuthority {
         verified.map_or(Ok(()), |verified| verified.map(drop))
     }
 
+    /// Lets go of the oldest entries of the issuance log while more than `keep` bytes are left, where it is kept in parts and
+    /// everything in them has ended; the log says so. How many went. Blocks.
+    ///
+    /// # Errors
+    /// When log or store fail.
+    pub fn prune_log(&self, keep: u64, now: SystemTime) -> Result<u64, CaError> {
+        if !self.store.leads() {
+            return Ok(0);
+        }
+        Ok(log::prune(&*self.store, &self.log, keep, now)?)
+    }
+
     fn tidy(&self, now: SystemTime) -> Result<(), CaError> {
         if self.renew_intermediate_if_due(now)? {
             tracing::info!(until = %rfc3339(self.intermediate_ends()), "the intermediate was renewed");
@@ -119,6 +133,13 @@ impl CertificateAuthority {
             tracing::info!(expired, "revocations ended with the certificates they concerned");
         }
         self.store.sweep_tokens(now - TOKEN_MEMORY)?;
+        let pruned = self.prune_log(LOG_KEPT, now)?;
+        if pruned > 0 {
+            tracing::info!(
+                pruned,
+                "the oldest entries of the issuance log were let go: all of them had ended"
+            );
+        }
         Ok(())
     }
 }

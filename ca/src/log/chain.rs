@@ -1,9 +1,9 @@
 //! Checking the hash chain of a log against its head: whole, or only its end. It reads and never repairs.
 
-use std::io::{BufRead, Read as _};
+use std::io::{BufRead, BufReader, Read as _};
 
-use super::{Entry, Head};
-use crate::digest::Sha256;
+use super::{Entry, Event, Head, LogError};
+use crate::{digest::Sha256, store::Store};
 
 /// A log that holds together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,14 @@ pub enum LogFault {
         /// What the parser said.
         reason: String,
     },
+    /// The log does not begin with its first entry, and says nothing of why.
+    #[error(
+        "it begins after entry {entries}, and nothing in it says that what was before was let go: entries were removed"
+    )]
+    Beginning {
+        /// How many are not there.
+        entries: u64,
+    },
     /// A line is not where it belongs.
     #[error("line {line} holds entry {seq}: entries were removed, inserted or reordered")]
     Order {
@@ -74,6 +82,40 @@ pub enum LogFault {
 /// # Errors
 /// The first fault, with the line it was found at.
 pub fn verify(log: impl BufRead, head: Option<&Head>, mut each: impl FnMut(Entry)) -> Result<Verified, LogFault> {
+    after(&Head::EMPTY, log, head, &mut each)
+}
+
+/// Checks the log of a store, from its first entry, or from where its oldest part was let go: then an entry must say so, and
+/// name what the first one left continues.
+///
+/// # Errors
+/// When the store cannot be read; else as [`verify`].
+pub fn verify_store(store: &dyn Store, mut each: impl FnMut(Entry)) -> Result<Verified, LogError> {
+    let head = store.log_head()?;
+    let base = store.log_base()?;
+    let mut vouched = base == Head::EMPTY;
+    let lines = BufReader::new(store.read_log(base.bytes)?);
+    let verified = after(&base, lines, head.as_ref(), &mut |entry| {
+        if let Event::Pruned { entries, hash, .. } = &entry.event {
+            vouched |= *entries == base.count && *hash == base.hash;
+        }
+        each(entry);
+    });
+    let fault = match verified {
+        Ok(verified) if vouched => return Ok(verified),
+        Ok(_) => LogFault::Beginning { entries: base.count },
+        Err(fault) => fault,
+    };
+    Err(LogError::Fault(fault))
+}
+
+/// From this head on.
+fn after(
+    base: &Head,
+    log: impl BufRead,
+    head: Option<&Head>,
+    each: &mut impl FnMut(Entry),
+) -> Result<Verified, LogFault> {
     let mut lines = Lines(log);
     let Some(recorded) = head else {
         return match lines.next()? {
@@ -85,7 +127,7 @@ pub fn verify(log: impl BufRead, head: Option<&Head>, mut each: impl FnMut(Entry
             }),
         };
     };
-    follow(Head::EMPTY, recorded, &mut lines, &mut each)
+    follow(*base, recorded, &mut lines, each)
 }
 
 /// Checks only the end of a log, in a time that does not grow with it: that it reaches as far as the head says, that its

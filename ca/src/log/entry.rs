@@ -59,6 +59,15 @@ pub enum Event {
         /// When it was made, RFC 3339.
         made: String,
     },
+    /// The oldest part of the log was let go, as every certificate in it had ended.
+    Pruned {
+        /// How many entries, from the first that there ever was.
+        entries: u64,
+        /// SHA-256 of the last of them: the first that is left continues it.
+        hash: Sha256,
+        /// Roots and intermediates that stood there.
+        carried: Vec<Event>,
+    },
     /// A rotation of the root has reached this phase.
     Rotation {
         /// `distribute`, `switch`, `retire` or `stable`.

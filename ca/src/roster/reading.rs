@@ -1,10 +1,7 @@
 //! How far the roster knows who was issued certificates: it is read from the issuance log once, and a log that does not
 //! reach back far enough says so. While anybody may be unknown, no gate opens.
 
-use std::{
-    io::BufReader,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use squire_mesh::spiffe::SpiffeId;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -57,12 +54,7 @@ impl Roster {
     /// When the log cannot be read or was tampered with; then no gate opens.
     pub(crate) fn read(&self, store: &dyn Store, now: SystemTime) -> Result<Verified, LogError> {
         let mut gap = None;
-        let read = || -> Result<Verified, LogError> {
-            let head = store.log_head()?;
-            let lines = BufReader::new(store.read_log(0)?);
-            let each = |entry: Entry| self.take(&entry, now, &mut gap);
-            log::verify(lines, head.as_ref(), each).map_err(LogError::Fault)
-        }();
+        let read = log::verify_store(store, |entry: Entry| self.take(&entry, now, &mut gap));
         let mut inner = self.lock();
         inner.read_to = read.as_ref().ok().map(|verified| verified.head);
         inner.reading = match (&read, gap) {
@@ -103,6 +95,10 @@ impl Roster {
         let lines = BufReader::new(store.read_log(read_to.bytes)?);
         let each = |entry: Entry| self.take(&entry, now, &mut gap);
         let read = log::verify_from(&read_to, &head, lines, each).map_err(LogError::Fault);
+        if read.is_err() && store.log_base()?.count > read_to.count {
+            // What was not read yet has ended, and was let go.
+            return self.read(store, now).map(drop);
+        }
         let mut inner = self.lock();
         match &read {
             Ok(verified) => inner.read_to = Some(verified.head),
@@ -119,6 +115,13 @@ impl Roster {
     fn take(&self, entry: &Entry, now: SystemTime, gap: &mut Option<SystemTime>) {
         match &entry.event {
             Event::Intermediate { key_id, issuer, .. } => self.intermediate(key_id, issuer),
+            Event::Pruned { carried, .. } => {
+                for event in carried {
+                    if let Event::Intermediate { key_id, issuer, .. } = event {
+                        self.intermediate(key_id, issuer);
+                    }
+                }
+            }
             Event::Issued {
                 id,
                 serial,

@@ -24,7 +24,7 @@ use kube::{
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use self::chunks::{Chunks, Tip};
-use super::{Store, StoreError, TokenStatus};
+use super::{LogPart, Store, StoreError, TokenStatus};
 use crate::{
     digest::Sha256,
     log::Head,
@@ -340,6 +340,23 @@ impl Store for ClusterStore {
         let mut tip = self.tip.lock().unwrap_or_else(PoisonError::into_inner);
         self.reload_tip(&mut tip)?;
         Ok(tip.as_ref().map(|tip| tip.head))
+    }
+
+    fn log_base(&self) -> Result<Head, StoreError> {
+        let first = self.ask(chunks::PREFIX, "read the beginning of the log", self.chunks.oldest())?;
+        Ok(first.map_or(Head::EMPTY, |(part, _)| part.base))
+    }
+
+    fn oldest_log_part(&self) -> Result<Option<LogPart>, StoreError> {
+        let first = self.ask(chunks::PREFIX, "read the beginning of the log", self.chunks.oldest())?;
+        Ok(first.filter(|(_, sealed)| *sealed).map(|(part, _)| part))
+    }
+
+    fn drop_log_part(&self, part: &LogPart) -> Result<(), StoreError> {
+        if !self.leads() {
+            return Err(StoreError::Follower(self.place()));
+        }
+        self.ask(&part.name, "let go of", self.chunks.remove(&part.name))
     }
 
     fn read_log(&self, from: u64) -> Result<Box<dyn Read>, StoreError> {

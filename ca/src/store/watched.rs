@@ -2,7 +2,7 @@
 
 use std::{io::Read, path::PathBuf, sync::Arc, time::SystemTime};
 
-use super::{Store, StoreError, TokenStatus};
+use super::{LogPart, Store, StoreError, TokenStatus};
 use crate::{digest::Sha256, log::Head, state::State, token::TokenRecord};
 
 /// Hears of each failed operation, by a name from a closed set: [`OPERATIONS`].
@@ -18,6 +18,7 @@ pub const OPERATIONS: [&str; 8] = [
     "log_append",
     "log_cut",
     "log_set_aside",
+    "log_prune",
 ];
 
 /// A store and who hears of its failures.
@@ -92,6 +93,18 @@ impl Store for Watched {
 
     fn log_head(&self) -> Result<Option<Head>, StoreError> {
         self.heard("log_read", self.inner.log_head())
+    }
+
+    fn log_base(&self) -> Result<Head, StoreError> {
+        self.heard("log_read", self.inner.log_base())
+    }
+
+    fn oldest_log_part(&self) -> Result<Option<LogPart>, StoreError> {
+        self.heard("log_read", self.inner.oldest_log_part())
+    }
+
+    fn drop_log_part(&self, part: &LogPart) -> Result<(), StoreError> {
+        self.heard("log_prune", self.inner.drop_log_part(part))
     }
 
     fn read_log(&self, from: u64) -> Result<Box<dyn Read>, StoreError> {

@@ -90,6 +90,7 @@ impl Args {
                 | Event::Rotation { .. }
                 | Event::Restarted { .. }
                 | Event::JwtKey { .. }
+                | Event::Pruned { .. }
                 | Event::Restored { .. },
             ) => false,
         }
@@ -156,6 +157,18 @@ fn row(entry: &Entry) -> [String; 7] {
         Event::Revoked { target, covers, reason } => ("revoked", covers.as_str(), target, &entry.time, reason.clone()),
         Event::Unrevoked { target } => ("unrevoked", "-", target, &entry.time, "admin".to_owned()),
         Event::Restarted { reason, set_aside } => ("restarted", "-", set_aside, &entry.time, reason.clone()),
+        Event::Pruned { entries, hash, .. } => {
+            let number = hash.to_string();
+            return [
+                entry.seq.to_string(),
+                entry.time.clone(),
+                "pruned".into(),
+                format!("entries up to {entries}"),
+                number,
+                entry.time.clone(),
+                "all had ended".into(),
+            ];
+        }
         Event::Restored { made, .. } => ("restored", "-", made, &entry.time, "admin".to_owned()),
         Event::Rotation { phase, to, why, .. } => ("rotation", phase.as_str(), to, &entry.time, why.clone()),
         Event::Issued {

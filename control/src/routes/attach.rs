@@ -14,6 +14,7 @@ use super::{
     Parent, Parsed,
     grant::{self, Grant},
     parse,
+    verdict::{NO_BACKEND, NO_PARENT, NOT_PERMITTED, Verdict, Why},
 };
 use crate::manifest::{Object, Problem, Severity};
 
@@ -21,6 +22,7 @@ use crate::manifest::{Object, Problem, Severity};
 #[derive(Default)]
 pub(crate) struct Routes {
     kept: Vec<Kept>,
+    verdicts: Arc<[Verdict]>,
 }
 
 /// One object, read once.
@@ -47,17 +49,27 @@ impl Routes {
         let grants = || self.kept.iter().filter_map(Kept::grant);
         let mut problems: Vec<Problem> = self.kept.iter().flat_map(|kept| &kept.problems).cloned().collect();
         let mut attached: BTreeMap<ServiceName, Vec<Route>> = BTreeMap::new();
+        let mut verdicts = Vec::new();
         for kept in &self.kept {
             let Read::Route(parsed) = &kept.read else { continue };
-            let (rules, mut remarks) = with_backends(parsed, grants, services);
+            let (rules, mut remarks, resolved) = with_backends(parsed, grants, services);
+            let mut parents = Vec::new();
             for parent in &parsed.parents {
                 let name = ServiceName::new(&parent.namespace, &parent.name);
                 let found = services.get(&name).ok_or_else(|| format!("there is no Service {name}"));
                 match found.and_then(|service| port(parent, service)) {
-                    Ok(port) => attached.entry(name).or_default().push(route(parsed, port, &rules)),
-                    Err(why) => remarks.push((parent.path.clone(), why)),
+                    Ok(port) => {
+                        attached.entry(name).or_default().push(route(parsed, port, &rules));
+                        parents.push(Ok(()));
+                    }
+                    Err(why) => {
+                        parents.push(Err(Why::new(NO_PARENT, why.clone())));
+                        remarks.push((parent.path.clone(), why));
+                    }
                 }
             }
+            let parents = parents.into_iter();
+            verdicts.push(Verdict::new(&kept.object, parsed, &kept.problems, parents, &resolved));
             problems.extend(remarks.into_iter().map(|(path, message)| {
                 let fix = "mend the reference, or add what it names";
                 kept.object.problem(Severity::Warning, &path, message, fix)
@@ -69,7 +81,15 @@ impl Routes {
                 traffic.routes = ServiceRoutes::new(name.namespace(), routes);
             }
         }
+        if *self.verdicts != *verdicts {
+            self.verdicts = verdicts.into();
+        }
         problems
+    }
+
+    /// What came of each route the last time; the same `Arc` while that is the same.
+    pub(crate) fn verdicts(&self) -> Arc<[Verdict]> {
+        Arc::clone(&self.verdicts)
     }
 
     fn read(&mut self, objects: &[Arc<Object>]) {
@@ -142,8 +162,9 @@ fn with_backends<'g, G: Iterator<Item = &'g Grant>>(
     parsed: &Parsed,
     grants: impl Fn() -> G,
     services: &BTreeMap<ServiceName, Service>,
-) -> (Rules, Vec<Odd>) {
+) -> (Rules, Vec<Odd>, Result<(), Why>) {
     let mut remarks = Vec::new();
+    let mut resolved = Ok(());
     let (kind, from) = (parsed.kind, &*parsed.namespace);
     let mut rules = parsed.rules.clone();
     for backend in rules.iter_mut().flat_map(|rule| rule.backends.iter_mut()) {
@@ -152,21 +173,23 @@ fn with_backends<'g, G: Iterator<Item = &'g Grant>>(
         if backend.refused.is_some() {
             continue;
         }
-        let why = if to.namespace() != from && !granted() {
+        let (reason, why) = if to.namespace() != from && !granted() {
             let why = format!(
                 "no ReferenceGrant in {} lets a {kind} of {from} lead to {to}",
                 to.namespace()
             );
             backend.refused = Some(why.as_str().into());
-            why
+            (NOT_PERMITTED, why)
         } else {
             match services.get(to).map(|service| service.port(backend.port)) {
                 Some(Some(_)) => continue,
-                Some(None) => format!("the Service {to} has no port {}", backend.port),
-                None => format!("there is no Service {to}"),
+                Some(None) => (NO_BACKEND, format!("the Service {to} has no port {}", backend.port)),
+                None => (NO_BACKEND, format!("there is no Service {to}")),
             }
         };
+        // The first one tells.
+        resolved = resolved.and_then(|()| Err(Why::new(reason, why.clone())));
         remarks.push((String::new(), format!("{why}: its share is answered with 500")));
     }
-    (rules.into_iter().map(Arc::new).collect(), remarks)
+    (rules.into_iter().map(Arc::new).collect(), remarks, resolved)
 }

@@ -8,6 +8,7 @@ mod kinds;
 mod mirror;
 mod raw;
 mod remarks;
+mod route_status;
 
 use std::{
     path::PathBuf,
@@ -26,7 +27,9 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::{kinds::KINDS, mirror::Mirror, remarks::publish as publish_remarks};
+pub use self::{
+    kinds::KINDS, mirror::Mirror, remarks::publish as publish_remarks, route_status::publish as publish_route_status,
+};
 use super::{News, Placed, Review, Scan, Source};
 use crate::metrics::Metrics;
 

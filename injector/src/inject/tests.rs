@@ -113,7 +113,7 @@ fn the_api_servers_own_token_has_no_place_in_our_containers() {
     for container in patched["spec"]["initContainers"].as_array().unwrap() {
         let taken = container["volumeMounts"].as_array().unwrap().iter().any(|mount| {
             mount["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount"
-                && mount["name"] == NO_API_TOKEN_VOLUME
+                && mount["name"] == crate::sidecar::NO_API_TOKEN_VOLUME
         });
         assert!(taken, "{container}");
     }
@@ -510,4 +510,65 @@ proptest! {
 
 fn patched_probes(pod: &Value) -> Probes {
     told(pod)
+}
+
+#[test]
+fn the_workload_api_is_for_pods_that_ask_for_it_and_every_container_finds_it() {
+    let containers = json!({
+        "initContainers": [{"name": "migrate", "env": [{"name": "A", "value": "b"}]}],
+        "containers": [
+            {"name": "web", "volumeMounts": [{"name": "data", "mountPath": "/data"}]},
+            {"name": "own", "env": [{"name": "SPIFFE_ENDPOINT_SOCKET", "value": "unix:///spire"}]},
+        ],
+    });
+    let (silent, _) = injected(&pod(containers.clone()));
+    assert!(!silent.to_string().contains("workload-api"), "nobody has asked");
+    let mut wished = pod(containers);
+    wished["metadata"]["annotations"] = json!({"squire.mesh/workload-api": "true"});
+    let (patched, warnings) = injected(&wished);
+    let volume = json!({"name": "squire-workload-api", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}});
+    assert!(
+        patched["spec"]["volumes"].as_array().unwrap().contains(&volume),
+        "{patched}"
+    );
+    let socket = "/run/squire/workload-api/agent.sock";
+    let proxy = &patched["spec"]["initContainers"][1];
+    let variables = proxy["env"].as_array().unwrap();
+    assert!(variables.contains(&json!({"name": "SQUIRE_PROXY_WORKLOAD_API_SOCKET", "value": socket})));
+    assert!(variables.contains(&json!({"name": "SQUIRE_PROXY_WORKLOAD_API_USERS", "value": "any"})));
+    let written = json!({"name": "squire-workload-api", "mountPath": "/run/squire/workload-api"});
+    assert!(proxy["volumeMounts"].as_array().unwrap().contains(&written), "{proxy}");
+    let mut read = written;
+    read["readOnly"] = json!(true);
+    let found = json!({"name": "SPIFFE_ENDPOINT_SOCKET", "value": format!("unix://{socket}")});
+    let others = [
+        &patched["spec"]["initContainers"][2],
+        &patched["spec"]["containers"][0],
+        &patched["spec"]["containers"][1],
+    ];
+    for container in others {
+        assert!(
+            container["volumeMounts"].as_array().unwrap().contains(&read),
+            "{container}"
+        );
+    }
+    assert!(others[0]["env"].as_array().unwrap().contains(&found), "{}", others[0]);
+    assert!(others[1]["env"].as_array().unwrap().contains(&found), "{}", others[1]);
+    assert!(!others[2]["env"].as_array().unwrap().contains(&found), "its own stays");
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("container own"),
+        "{warnings:?}"
+    );
+    let again = decided(&patched).unwrap();
+    assert_eq!(again.verdict, Verdict::Unchanged, "{:?}", again.patch);
+}
+
+#[test]
+fn what_is_mounted_where_the_workload_api_goes_is_named() {
+    let mut taken = pod(json!({"containers": [
+        {"name": "web", "volumeMounts": [{"name": "data", "mountPath": "/run/squire/workload-api/"}]},
+    ]}));
+    taken["metadata"]["annotations"] = json!({"squire.mesh/workload-api": "true"});
+    let why = denied(&taken);
+    assert!(why.len() == 1 && why[0].contains("container web"), "{why:?}");
 }

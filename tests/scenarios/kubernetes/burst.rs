@@ -215,6 +215,7 @@ async fn a_burst_of_pods_and_policies_arrives_whole_and_a_policy_reaches_every_p
     published(&control, "workload", pods).await;
     published(&control, "policy", pods).await;
     let whole = begun.elapsed();
+    let objects = control.process.resident_kib() / 1024;
 
     // Every proxy has a stream of its own.
     let (seen, svid) = (Arc::new(Watchers::default()), Arc::new(svid(&world).await));
@@ -234,6 +235,10 @@ async fn a_burst_of_pods_and_policies_arrives_whole_and_a_policy_reaches_every_p
         }
     };
     timeout(LIMIT, connected).await.expect("every proxy has its policy");
+    eprintln!(
+        "control plane: {objects} MiB with all objects, {} MiB with all streams",
+        control.process.resident_kib() / 1024
+    );
 
     // One policy, for all of them, again and again.
     for round in 0..ROUNDS {

@@ -188,3 +188,80 @@ async fn a_pods_own_node_is_never_blocked_by_a_network_policy_and_other_machines
     eventually("another machine is kept out", async || from(stranger).await.err()).await;
     from(node).await.expect("a probe of the kubelet gets through");
 }
+
+/// A condition of a route at its first parent.
+async fn condition(world: &World, kind: &str) -> serde_json::Value {
+    let route = world
+        .kubectl(&["get", "httproute", "split", "-n", "shop", "-o", "json"])
+        .await;
+    let route: serde_json::Value = serde_json::from_str(&route).unwrap();
+    let parents = route["status"]["parents"].as_array().cloned().unwrap_or_default();
+    let ours = parents
+        .iter()
+        .find(|entry| entry["controllerName"] == "squire.mesh/control");
+    let conditions = ours.and_then(|entry| entry["conditions"].as_array()).cloned();
+    let conditions = conditions.unwrap_or_default();
+    let found = conditions.into_iter().find(|condition| condition["type"] == kind);
+    found.unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_says_in_its_status_whether_it_is_in_force_and_its_backends_are_there() {
+    let Some(world) = World::new().await else { return };
+    let _control = world.control().await;
+    let route = |backend: &str, port: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: split, namespace: shop}}\nspec:\n  parentRefs: \
+             [{{group: '', kind: Service, name: db, port: {port}}}]\n  rules: [{{backendRefs: [{{name: {backend}, port: 80}}]}}]\n"
+        )
+    };
+    let becomes = async |kind: &str, status: &str, reason: &str| {
+        eventually(&format!("{kind} is {status}: {reason}"), async || {
+            let condition = condition(&world, kind).await;
+            (condition["status"] == status && condition["reason"] == reason).then_some(())
+        })
+        .await;
+    };
+    world.api.apply(&route("db", "80")).await;
+    becomes("Accepted", "False", "NoMatchingParent").await;
+    world
+        .api
+        .apply("{apiVersion: v1, kind: Service, metadata: {name: db, namespace: shop}, spec: {selector: {app: db}, ports: [{name: http, port: 80}]}}\n")
+        .await;
+    becomes("Accepted", "True", "Accepted").await;
+    becomes("ResolvedRefs", "True", "ResolvedRefs").await;
+
+    // Another controller's entry stays.
+    let other = r#"{"status":{"parents":[{"controllerName":"other.example/gateway","parentRef":{"name":"gw"},"conditions":[]}]}}"#;
+    world
+        .kubectl(&[
+            "patch",
+            "httproute",
+            "split",
+            "-n",
+            "shop",
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            other,
+        ])
+        .await;
+    world.api.apply(&route("cache", "80")).await;
+    becomes("ResolvedRefs", "False", "BackendNotFound").await;
+    becomes("Accepted", "True", "Accepted").await;
+    let parents = [
+        "get",
+        "httproute",
+        "split",
+        "-n",
+        "shop",
+        "-o",
+        "jsonpath={.status.parents[*].controllerName}",
+    ];
+    assert_eq!(
+        world.kubectl(&parents).await,
+        "other.example/gateway squire.mesh/control"
+    );
+    world.api.apply(&route("db", "99999")).await;
+    becomes("Accepted", "False", "UnsupportedValue").await;
+}

@@ -10,18 +10,20 @@ use std::{
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api,
-    api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
 use tokio::{runtime::Handle, time::timeout};
 
 use super::{LABEL, PATIENCE, labels};
-use crate::log::Head;
+use crate::{log::Head, store::LogPart};
 
 /// What the names of all chunks begin with.
 pub(super) const PREFIX: &str = "squire-ca-log";
 const LINES: &str = "log.jsonl";
 /// The head after the last line.
 const HEAD: &str = "squire.mesh/log-head";
+/// The head before the first line.
+const BASE: &str = "squire.mesh/log-base";
 /// How many bytes of the log lie before the chunk.
 const START: &str = "squire.mesh/log-start";
 /// No line is added any more.
@@ -45,7 +47,7 @@ pub(super) struct Tip {
     name: Name,
     version: Option<String>,
     lines: String,
-    start: u64,
+    base: Head,
     sealed: bool,
 }
 
@@ -84,7 +86,7 @@ impl Chunks {
     pub(super) async fn begin(&self) -> Answer<()> {
         let logs = self.list(ASIDE).await?;
         let log = logs.iter().map(|(name, _)| name.log + 1).max().unwrap_or(1);
-        let first = chunk(Name { log, chunk: 1 }, "", &Head::EMPTY, 0, false);
+        let first = chunk(Name { log, chunk: 1 }, "", &Head::EMPTY, &Head::EMPTY, false);
         match self.api.create(&PostParams::default(), &first).await {
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
             made => made.map(drop),
@@ -100,11 +102,11 @@ impl Chunks {
                 chunk: tip.name.chunk + 1,
                 ..tip.name
             };
-            let next = chunk(name, &added, head, tip.head.bytes, lines.len() >= FULL);
+            let next = chunk(name, &added, head, &tip.head, lines.len() >= FULL);
             self.api.create(&params, &next).await
         } else {
             let whole = format!("{}{added}", tip.lines);
-            let mut next = chunk(tip.name, &whole, head, tip.start, whole.len() >= FULL);
+            let mut next = chunk(tip.name, &whole, head, &tip.base, whole.len() >= FULL);
             next.metadata.resource_version.clone_from(&tip.version);
             self.api.replace(&tip.name.to_string(), &params, &next).await
         };
@@ -112,6 +114,31 @@ impl Chunks {
             Ok(chunk) => Ok(Tip::read(chunk)),
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The first chunk that there is, and whether it is sealed.
+    pub(super) async fn oldest(&self) -> Answer<Option<(LogPart, bool)>> {
+        let Some((name, _)) = self.list(IN_USE).await?.into_iter().next() else {
+            return Ok(None);
+        };
+        let first = self.api.get_opt(&name.to_string()).await?.and_then(Tip::read);
+        Ok(first.map(|tip| {
+            let part = LogPart {
+                name: name.to_string(),
+                base: tip.base,
+                end: tip.head,
+                lines: tip.lines.into_bytes(),
+            };
+            (part, tip.sealed)
+        }))
+    }
+
+    /// Removes a chunk; one that is gone already is.
+    pub(super) async fn remove(&self, name: &str) -> Answer<()> {
+        match self.api.delete(name, &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            removed => removed.map(drop),
         }
     }
 
@@ -164,7 +191,7 @@ impl Tip {
         Some(Self {
             name: Name::parse(chunk.metadata.name.as_deref()?)?,
             head: serde_json::from_str(annotations.get(HEAD)?).ok()?,
-            start: annotations.get(START)?.parse().ok()?,
+            base: serde_json::from_str(annotations.get(BASE)?).ok()?,
             sealed: annotations.contains_key(SEALED),
             version: chunk.metadata.resource_version,
             lines: chunk.data.and_then(|mut data| data.remove(LINES)).unwrap_or_default(),
@@ -172,10 +199,14 @@ impl Tip {
     }
 }
 
-fn chunk(name: Name, lines: &str, head: &Head, start: u64, sealed: bool) -> ConfigMap {
+fn chunk(name: Name, lines: &str, head: &Head, base: &Head, sealed: bool) -> ConfigMap {
     // A head is plain numbers and text, and always becomes JSON.
-    let head = serde_json::to_string(head).unwrap_or_default();
-    let mut annotations = BTreeMap::from([(HEAD.to_owned(), head), (START.to_owned(), start.to_string())]);
+    let text = |head: &Head| serde_json::to_string(head).unwrap_or_default();
+    let mut annotations = BTreeMap::from([
+        (HEAD.to_owned(), text(head)),
+        (BASE.to_owned(), text(base)),
+        (START.to_owned(), base.bytes.to_string()),
+    ]);
     if sealed {
         annotations.insert(SEALED.to_owned(), "true".to_owned());
     }

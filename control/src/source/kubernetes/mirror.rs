@@ -230,6 +230,24 @@ impl Mirror {
             .collect()
     }
 
+    /// Which generation of an object was read last, and what is wrong with it, if its last good state stands in for it.
+    pub(super) fn latest(&self, kind: &str, namespace: &str, name: &str) -> Option<(i64, Option<String>)> {
+        let mut state = self.lock();
+        let index = KINDS.iter().position(|known| known.kind == kind)?;
+        let key = Key {
+            namespace: state.interner.text(namespace),
+            name: state.interner.text(name),
+        };
+        let held = state.kinds[index].objects.get(&key)?;
+        let errors = held
+            .problems
+            .iter()
+            .filter(|problem| problem.severity == Severity::Error);
+        let errors: Vec<&str> = errors.map(|problem| problem.message.as_str()).collect();
+        let wrong = (!errors.is_empty()).then(|| errors.join("; "));
+        Some((held.judged.as_ref()?.generation(), wrong))
+    }
+
     /// Reads one object; none: it has no name, and so is no object.
     fn read(
         &self,

@@ -63,6 +63,11 @@ impl PartialEq for Kind {
 impl Eq for Kind {}
 
 impl Judged {
+    /// The generation that was read.
+    pub(super) fn generation(&self) -> i64 {
+        self.generation
+    }
+
     /// From an object as it was read.
     pub(super) fn read(raw: &Raw) -> Self {
         let conditions = raw

@@ -1,0 +1,370 @@
+//! The life of one pod: sandbox, volumes, init containers in order (a sidecar counts as done once it has started), then the
+//! containers; probes and restarts as long as it runs; then the containers' end, and the sidecars' after it.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::ExitStatus,
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+};
+use serde_json::{Value, json};
+use tokio::{
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    NodeState,
+    container::{self, Place},
+    volumes,
+};
+use crate::{Process, Signal, http, namespace::Namespace};
+
+/// Between two looks at its containers.
+const LOOK: Duration = Duration::from_millis(250);
+/// Between two looks at its ConfigMaps.
+const REFRESH: Duration = Duration::from_secs(2);
+/// What a container gets to end by itself.
+const GRACE: Duration = Duration::from_secs(10);
+/// Before a container that has ended is started again.
+const BACKOFF: Duration = Duration::from_secs(1);
+
+/// A pod that runs.
+struct Sandbox {
+    node: Arc<NodeState>,
+    pod: Arc<Value>,
+    key: String,
+    dir: PathBuf,
+    namespace: Namespace,
+    address: IpAddr,
+    running: Vec<Running>,
+}
+
+/// One of its containers.
+struct Running {
+    spec: Value,
+    process: Process,
+    sidecar: bool,
+    ended: Option<ExitStatus>,
+    restarts: u32,
+}
+
+/// Runs a pod from its first sight to its end. The API server's object goes last.
+pub(super) async fn live(node: Arc<NodeState>, mut told: watch::Receiver<Arc<Value>>) {
+    let pod = told.borrow().clone();
+    let mut sandbox = Sandbox::new(node, pod);
+    let deleted = async {
+        // Also when nothing more is told: it is gone.
+        let _ = told
+            .wait_for(|pod| pod["metadata"].get("deletionTimestamp").is_some())
+            .await;
+    };
+    let succeeded = tokio::select! {
+        biased;
+        () = deleted => None,
+        succeeded = sandbox.run() => Some(succeeded),
+    };
+    sandbox.stop().await;
+    if let Some(succeeded) = succeeded {
+        sandbox
+            .says(if succeeded { "Succeeded" } else { "Failed" }, false)
+            .await;
+        let _ = told
+            .wait_for(|pod| pod["metadata"].get("deletionTimestamp").is_some())
+            .await;
+    }
+    sandbox.forget().await;
+}
+
+impl Sandbox {
+    fn new(node: Arc<NodeState>, pod: Arc<Value>) -> Self {
+        let metadata = &pod["metadata"];
+        let text = |key: &str| metadata[key].as_str().unwrap();
+        let key = format!("{}/{}", text("namespace"), text("name"));
+        let dir = node.dir.join(text("uid"));
+        fs::create_dir_all(dir.join("etc")).unwrap();
+        let (namespace, address) = node.network.plug();
+        node.addresses.lock().unwrap().insert(key.clone(), address);
+        Self {
+            node,
+            key,
+            dir,
+            namespace,
+            address,
+            running: Vec::new(),
+            pod,
+        }
+    }
+
+    /// Until it ends by itself: whether well.
+    async fn run(&mut self) -> bool {
+        self.says("Pending", false).await;
+        self.write_hosts();
+        volumes::mount(&self.node.client, &self.pod, &self.dir).await;
+        let spec = self.pod["spec"].clone();
+        let mut all = ["initContainers", "containers"]
+            .into_iter()
+            .flat_map(|list| spec[list].as_array().into_iter().flatten());
+        if !all.all(container::is_known) {
+            // As while an image cannot be pulled.
+            return std::future::pending().await;
+        }
+        for init in spec["initContainers"].as_array().into_iter().flatten() {
+            if init["restartPolicy"] == "Always" {
+                self.start(init, true);
+                self.started(self.running.len() - 1).await;
+            } else {
+                self.completes(init).await;
+            }
+        }
+        let before = self.running.len();
+        for container in spec["containers"].as_array().unwrap() {
+            self.start(container, false);
+        }
+        for index in before..self.running.len() {
+            self.started(index).await;
+        }
+        self.watch(spec["restartPolicy"].as_str().unwrap_or("Always")).await
+    }
+
+    /// Restarts what has to run, asks after readiness, until all that has to end has ended.
+    async fn watch(&mut self, policy: &str) -> bool {
+        let (mut told, mut refreshed) = (None, Instant::now());
+        loop {
+            let mut ended = Vec::new();
+            for index in 0..self.running.len() {
+                let running = &mut self.running[index];
+                running.ended = running.process.exit();
+                let again = running.sidecar || policy == "Always" || policy == "OnFailure";
+                match running.ended {
+                    Some(status) if running.sidecar || !status.success() || policy == "Always" => {
+                        if again {
+                            sleep(BACKOFF).await;
+                            self.restart(index);
+                        } else {
+                            ended.push(status);
+                        }
+                    }
+                    Some(status) => ended.push(status),
+                    None => {}
+                }
+            }
+            if ended.len() == self.running.iter().filter(|running| !running.sidecar).count() {
+                return ended.iter().all(ExitStatus::success);
+            }
+            let mut ready = true;
+            for running in &self.running {
+                let probe = &running.spec["readinessProbe"];
+                ready &= probe.is_null() || asked(self.address, &running.spec, probe).await;
+            }
+            if told != Some(ready) {
+                self.says("Running", ready).await;
+                told = Some(ready);
+            }
+            if refreshed.elapsed() > REFRESH {
+                volumes::refresh(&self.node.client, &self.pod, &self.dir).await;
+                refreshed = Instant::now();
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    fn command(&self, container: &Value) -> (String, tokio::process::Command) {
+        let name = self.node.log_name(&self.key, container["name"].as_str().unwrap());
+        let place = Place {
+            namespace: &self.namespace,
+            dir: &self.dir,
+            pod: &self.pod,
+            address: self.address,
+        };
+        (name, container::command(&place, container))
+    }
+
+    fn spawn(&self, container: &Value) -> Process {
+        let (name, mut command) = self.command(container);
+        let process = Process::start(&name, &mut command, &self.node.dir.join("logs"));
+        let key = (self.key.clone(), container["name"].as_str().unwrap().to_owned());
+        self.node.containers.lock().unwrap().insert(key, process.pid());
+        process
+    }
+
+    fn start(&mut self, container: &Value, sidecar: bool) {
+        self.running.push(Running {
+            process: self.spawn(container),
+            spec: container.clone(),
+            sidecar,
+            ended: None,
+            restarts: 0,
+        });
+    }
+
+    fn restart(&mut self, index: usize) {
+        let process = self.spawn(&self.running[index].spec);
+        let running = &mut self.running[index];
+        running.process = process;
+        running.restarts += 1;
+    }
+
+    /// Runs an init container until it has succeeded.
+    async fn completes(&mut self, container: &Value) {
+        loop {
+            let mut process = self.spawn(container);
+            let status = loop {
+                match process.exit() {
+                    Some(status) => break status,
+                    None => sleep(Duration::from_millis(20)).await,
+                }
+            };
+            if status.success() {
+                return;
+            }
+            eprintln!("{}: {}: {status}\n{}", self.key, container["name"], process.log());
+            sleep(BACKOFF).await;
+        }
+    }
+
+    /// Waits until a container has started, as its startup probe says it.
+    async fn started(&mut self, index: usize) {
+        let spec = self.running[index].spec.clone();
+        let probe = &spec["startupProbe"];
+        while !probe.is_null() && !asked(self.address, &spec, probe).await {
+            if self.running[index].process.exit().is_some() {
+                sleep(BACKOFF).await;
+                self.restart(index);
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The containers first, then the sidecars, the last one first.
+    async fn stop(&mut self) {
+        for sidecars in [false, true] {
+            for running in self
+                .running
+                .iter_mut()
+                .rev()
+                .filter(|running| running.sidecar == sidecars)
+            {
+                if running.process.exit().is_some() {
+                    continue;
+                }
+                running.process.signal(Signal::TERM);
+                let ends = async {
+                    while running.process.exit().is_none() {
+                        sleep(Duration::from_millis(20)).await;
+                    }
+                };
+                if timeout(GRACE, ends).await.is_err() {
+                    running.process.kill().await;
+                }
+            }
+        }
+        let mut containers = self.node.containers.lock().unwrap();
+        containers.retain(|(pod, _), _| *pod != self.key);
+    }
+
+    fn write_hosts(&self) {
+        let mut text = format!(
+            "127.0.0.1 localhost\n{} {}\n",
+            self.address, self.pod["metadata"]["name"]
+        );
+        for (name, address) in self.pod["hosts"].as_object().into_iter().flatten() {
+            let _ = writeln!(text, "{} {name}", address.as_str().unwrap());
+        }
+        fs::write(self.dir.join("etc/hosts"), text.replace('"', "")).unwrap();
+    }
+
+    fn api(&self) -> Api<Pod> {
+        let namespace = self.pod["metadata"]["namespace"].as_str().unwrap();
+        Api::namespaced(self.node.client.clone(), namespace)
+    }
+
+    fn name(&self) -> &str {
+        self.pod["metadata"]["name"].as_str().unwrap()
+    }
+
+    /// Tells the API server how it is.
+    async fn says(&self, phase: &str, ready: bool) {
+        let truth = |value: bool| if value { "True" } else { "False" };
+        let conditions: Vec<Value> = ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"]
+            .iter()
+            .map(|kind| {
+                let holds = ready || (phase == "Running" && *kind != "Ready" && *kind != "ContainersReady");
+                json!({"type": kind, "status": truth(holds)})
+            })
+            .collect();
+        let of = |sidecars: bool| {
+            let containers = self.running.iter().filter(|running| running.sidecar == sidecars);
+            let status = |running: &Running| {
+                json!({
+                    "name": running.spec["name"], "image": running.spec["image"], "imageID": "", "ready": ready,
+                    "restartCount": running.restarts, "started": true,
+                })
+            };
+            containers.map(status).collect::<Vec<_>>()
+        };
+        let status = json!({"status": {
+            "phase": phase, "podIP": self.address, "podIPs": [{"ip": self.address}], "conditions": conditions,
+            "containerStatuses": of(false), "initContainerStatuses": of(true),
+        }});
+        let params = PatchParams::default();
+        // One that is gone, or an API server that is away for a moment: nobody to be told.
+        if let Err(error) = self
+            .api()
+            .patch_status(self.name(), &params, &Patch::Strategic(&status))
+            .await
+        {
+            eprintln!("the status of {}: {error}", self.key);
+        }
+    }
+
+    /// Nothing of it runs any more: the object goes.
+    async fn forget(&self) {
+        self.node.addresses.lock().unwrap().remove(&self.key);
+        let params = DeleteParams::default().grace_period(0).preconditions(Preconditions {
+            uid: self.pod["metadata"]["uid"].as_str().map(str::to_owned),
+            resource_version: None,
+        });
+        // It may have been removed by force.
+        let _ = self.api().delete(self.name(), &params).await;
+        let _ = fs::remove_dir_all(self.dir.join("volumes"));
+    }
+}
+
+/// Asks once, as a kubelet's probe does: from the node, by the pod's address.
+async fn asked(address: IpAddr, container: &Value, probe: &Value) -> bool {
+    let limit = Duration::from_secs(probe["timeoutSeconds"].as_u64().unwrap_or(1));
+    let port = |action: &Value| SocketAddr::new(address, port(container, &action["port"]));
+    let asking = async {
+        if let Some(action) = probe.get("httpGet") {
+            let path = action["path"].as_str().unwrap_or("/");
+            let answer = http::get(port(action), path).await;
+            answer.is_ok_and(|(status, _)| (200..400).contains(&status))
+        } else if let Some(action) = probe.get("tcpSocket") {
+            TcpStream::connect(port(action)).await.is_ok()
+        } else {
+            panic!("this probe is not played: {probe}")
+        }
+    };
+    timeout(limit, asking).await.unwrap_or(false)
+}
+
+fn port(container: &Value, port: &Value) -> u16 {
+    let number = port.as_u64().or_else(|| {
+        let ports = container["ports"].as_array().into_iter().flatten();
+        ports
+            .filter(|named| named["name"] == *port)
+            .find_map(|named| named["containerPort"].as_u64())
+    });
+    u16::try_from(number.expect("the port is declared")).unwrap()
+}

@@ -1,0 +1,410 @@
+//! Admission under everything that can happen to it: pods of every shape, callers who have no business there, certificates
+//! that change under a stream of creations, nobody who answers, rights that are taken away.
+
+use std::{
+    process::Output,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use squire_tests::{Signal, eventually, in_time};
+use tokio::process::Command;
+
+use super::{
+    cases,
+    world::{Installed, SYSTEM, admitted, inits, printed},
+};
+
+/// Creations whose time is taken.
+const TIMED: usize = 300;
+/// Creations under way while certificates change.
+const STREAMS: usize = 4;
+/// Times that each certificate is renewed meanwhile.
+const RENEWALS: usize = 5;
+
+fn pod(name: &str) -> Value {
+    json!({"metadata": {"name": name}, "spec": {"containers": [{
+        "name": "web", "image": "web:1", "ports": [{"name": "http", "containerPort": 8080}],
+        "livenessProbe": {"httpGet": {"path": "/live", "port": "http"}}, "readinessProbe": {"grpc": {"port": 9090}},
+    }]}})
+}
+
+fn is_injected(pod: &Value) -> bool {
+    inits(pod).starts_with(&["squire-redirect", "squire-proxy"])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn admission_holds_whatever_is_created_whoever_calls_and_whatever_happens_to_the_injector() {
+    let Some(installed) = Installed::new().await else {
+        return;
+    };
+    installed.namespace("shop", true).await;
+    installed.namespace("plain", false).await;
+    cases::every_shape_of_pod_is_injected_or_says_why_not(&installed).await;
+    applied_twice_and_server_side_a_pod_stays_as_it_is(&installed).await;
+    who_is_skipped_is_told_and_listed(&installed).await;
+    what_is_no_review_is_refused_and_the_next_review_answered(&installed).await;
+    admission_takes_little_time(&installed).await;
+    certificates_change_under_a_stream_of_creations(&installed).await;
+    nobody_has_more_rights_than_it_needs(&installed).await;
+    a_namespace_is_meshed_as_long_as_its_label_says_so(&installed).await;
+    without_rights_the_injector_goes_on_and_catches_up(&installed).await;
+    while_nobody_answers_only_meshed_namespaces_are_closed(&installed).await;
+}
+
+async fn applied_twice_and_server_side_a_pod_stays_as_it_is(installed: &Installed) {
+    // Without probes: those of a pod that stands are immutable, and they are the sidecar's now (injector/README.md).
+    let container = json!({"name": "web", "image": "web:1", "env": [{"name": "A", "value": "b"}]});
+    let pod =
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "twice"}, "spec": {"containers": [container]}});
+    let pod = pod.to_string();
+    let apply = async |more: &[&str]| {
+        let arguments = [&["apply", "-n", "shop", "-f", "-"], more].concat();
+        installed.api.kubectl_succeeds(&arguments, &pod).await
+    };
+    assert!(apply(&[]).await.contains("created"));
+    assert!(apply(&[]).await.contains("unchanged"));
+    for _ in 0..2 {
+        apply(&["--server-side", "--force-conflicts"]).await;
+    }
+    let there = installed.json(&["-n", "shop", "get", "pod", "twice"]).await;
+    assert!(is_injected(&there) && inits(&there).len() == 2, "{there}");
+    installed.remove("shop", "twice").await;
+}
+
+async fn who_is_skipped_is_told_and_listed(installed: &Installed) {
+    let host = json!({"hostNetwork": true, "containers": [{"name": "web", "image": "debian", "command": ["sleep", "infinity"]}]});
+    let warned = installed.create("shop", "host", json!({}), host).await.unwrap();
+    assert!(warned.contains("hostNetwork"), "{warned}");
+    let out = json!({"containers": [{"name": "web", "image": "debian", "command": ["sleep", "infinity"]}]});
+    let opted_out = json!({"squire.mesh/inject": "false"});
+    installed.create("shop", "out", opted_out, out).await.unwrap();
+    eventually("the gaps are counted", async || {
+        let gap = async |reason| {
+            installed
+                .figure("injector", 15016, "squire_injector_gap_pods", &[("reason", reason)])
+                .await
+        };
+        // Each of both replicas counts.
+        (gap("host-network").await >= 2.0 && gap("opted-out").await >= 2.0).then_some(())
+    })
+    .await;
+    eventually("the pod has an Event", async || {
+        installed
+            .kubectl(&["-n", "shop", "get", "events"])
+            .await
+            .contains("NoSidecar")
+            .then_some(())
+    })
+    .await;
+    installed.remove("shop", "host").await;
+    installed.remove("shop", "out").await;
+}
+
+/// Whoever reaches the webhook's port may ask; what is no review gets no answer.
+async fn what_is_no_review_is_refused_and_the_next_review_answered(installed: &Installed) {
+    let (injector, _) = installed.node.processes("injector").remove(0);
+    let url = format!("https://{}:15017/inject", installed.node.address(&injector).unwrap());
+    let large = installed.api.dir().join("large");
+    std::fs::write(&large, vec![b' '; (16 << 20) + 1]).unwrap();
+    let upload = format!("@{}", large.display());
+    let json = "content-type: application/json";
+    let another_version = r#"{"apiVersion":"admission.k8s.io/v2","kind":"AdmissionReview","request":{"uid":"u"}}"#;
+    let deletion = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","operation":"DELETE","resource":{"group":"","version":"v1","resource":"pods"},"object":null}}"#;
+    for (arguments, status) in [
+        (vec!["-X", "GET"], "405"),
+        (vec!["-H", "content-type: text/plain", "-d", "{}"], "415"),
+        (vec!["-H", json, "-d", "{}"], "400"),
+        (vec!["-H", json, "-d", "no JSON"], "400"),
+        (vec!["-H", json, "-d", another_version], "400"),
+        (vec!["-H", json, "-d", deletion], "400"),
+        (vec!["-H", json, "-H", "expect:", "--data-binary", &upload], "413"),
+    ] {
+        let output = curl(&url, &arguments).await;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        // An answer before all was sent may be lost with the connection.
+        let lost = status == "413" && said.ends_with("000");
+        assert!(lost || said.ends_with(status), "{arguments:?}: {said}");
+    }
+    let plaintext = curl(&url.replace("https", "http"), &["-d", "{}"]).await;
+    assert!(!plaintext.status.success(), "plaintext is no review either");
+    let old = curl(&url, &["--tls-max", "1.2", "-d", "{}"]).await;
+    assert!(!old.status.success(), "TLS 1.3 alone");
+    for reason in ["method", "content_type", "malformed", "too_large", "handshake"] {
+        let labels = [("reason", reason)];
+        let counted = installed
+            .figure("injector", 15016, "squire_injector_refused_total", &labels)
+            .await;
+        assert!(counted >= 1.0, "{reason}");
+    }
+    for _ in 0..4 {
+        assert!(is_injected(&installed.admitted("shop", pod("next")).await.unwrap()));
+    }
+}
+
+async fn curl(url: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new("curl");
+    command.args(["-sk", "--http1.1", "-w", "%{http_code}", "--max-time", "20"]);
+    command.args(arguments).arg(url).kill_on_drop(true);
+    in_time("curl", command.output()).await.unwrap()
+}
+
+/// Times of creations, sorted.
+async fn timed(installed: &Installed, namespace: &str) -> Vec<Duration> {
+    let mut times = Vec::new();
+    for number in 0..TIMED {
+        let begun = Instant::now();
+        installed
+            .admitted(namespace, pod(&format!("timed-{number}")))
+            .await
+            .unwrap();
+        times.push(begun.elapsed());
+    }
+    times.sort_unstable();
+    times
+}
+
+async fn admission_takes_little_time(installed: &Installed) {
+    let (meshed, plain) = (timed(installed, "shop").await, timed(installed, "plain").await);
+    let at = |times: &[Duration], percent: usize| times[times.len() * percent / 100];
+    let count = async |le: &str| {
+        installed
+            .figure(
+                "injector",
+                15016,
+                "squire_injector_admission_seconds_bucket",
+                &[("le", le)],
+            )
+            .await
+    };
+    let (all, within) = (count("+Inf").await, count("0.016").await);
+    eprintln!(
+        "{TIMED} creations of a pod: p50 {:.1?}, p99 {:.1?} with the webhook; p50 {:.1?}, p99 {:.1?} without; in the injector {:.2} % of {all} \
+         within 16 ms",
+        at(&meshed, 50),
+        at(&meshed, 99),
+        at(&plain, 50),
+        at(&plain, 99),
+        100.0 * within / all
+    );
+    // What the issue allows is what the webhook adds; on a busy machine everything takes longer, so half of them decide here.
+    let added = at(&meshed, 50).saturating_sub(at(&plain, 50));
+    assert!(added <= Duration::from_millis(20), "{added:?}");
+    if std::env::var_os("SQUIRE_BENCH").is_some() {
+        assert!(at(&meshed, 99) <= Duration::from_millis(20), "{:?}", at(&meshed, 99));
+    }
+}
+
+async fn certificates_change_under_a_stream_of_creations(installed: &Installed) {
+    let done = Arc::new(AtomicBool::new(false));
+    let created = Arc::new(AtomicUsize::new(0));
+    let streams: Vec<_> = (0..STREAMS)
+        .map(|number| {
+            let (done, created, client) = (Arc::clone(&done), Arc::clone(&created), installed.client.clone());
+            tokio::spawn(async move {
+                while !done.load(Ordering::Relaxed) {
+                    let made = admitted(&client, "shop", pod(&format!("stream-{number}"))).await;
+                    let made = made.expect("no creation fails while certificates change");
+                    assert!(is_injected(&made), "{made}");
+                    created.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let renewed = async || {
+        let labels = [("result", "success")];
+        installed
+            .figure("injector", 15016, "squire_injector_renewals_total", &labels)
+            .await
+    };
+    for _ in 0..RENEWALS {
+        let (before, count) = (renewed().await, created.load(Ordering::Relaxed));
+        installed.node.signal("injector", Signal::USR1);
+        eventually("both replicas have another certificate", async || {
+            (renewed().await >= before + 2.0).then_some(())
+        })
+        .await;
+        // The API server keeps connections: it has to dial under the new certificate too.
+        eventually("creations go on", async || {
+            (created.load(Ordering::Relaxed) > count + 10).then_some(())
+        })
+        .await;
+    }
+    done.store(true, Ordering::Relaxed);
+    for stream in streams {
+        in_time("a stream ends", stream).await.unwrap();
+    }
+    // Somebody takes the caBundle away: it is written again by itself.
+    let emptied = json!([{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]).to_string();
+    installed
+        .kubectl(&[
+            "patch",
+            "mutatingwebhookconfiguration",
+            "squire-injector",
+            "--type=json",
+            "-p",
+            &emptied,
+        ])
+        .await;
+    eventually("the caBundle is there again", async || {
+        let made = installed.admitted("shop", pod("again")).await.ok()?;
+        is_injected(&made).then_some(())
+    })
+    .await;
+    eprintln!(
+        "{} creations while {RENEWALS} certificates changed at each replica",
+        created.load(Ordering::Relaxed)
+    );
+}
+
+async fn nobody_has_more_rights_than_it_needs(installed: &Installed) {
+    let may = async |account: &str, verb: &str, resource: &str, namespace: &str| {
+        let who = format!("--as=system:serviceaccount:{account}");
+        let output = installed
+            .api
+            .kubectl(&["auth", "can-i", verb, resource, "-n", namespace, &who], "")
+            .await;
+        output.status.success()
+    };
+    let (control, injector, other) = (
+        "squire-system:squire-control",
+        "squire-system:squire-injector",
+        "shop:default",
+    );
+    for (account, verb, resource, namespace, right) in [
+        (control, "create", "tokenreviews", "default", true),
+        (control, "get", "secrets/squire-ca", SYSTEM, true),
+        (control, "get", "secrets", "shop", false),
+        (control, "create", "pods", "shop", false),
+        (control, "patch", "pods", "shop", false),
+        (control, "patch", "mutatingwebhookconfigurations", "default", false),
+        (
+            injector,
+            "patch",
+            "mutatingwebhookconfigurations/squire-injector",
+            "default",
+            true,
+        ),
+        (
+            injector,
+            "patch",
+            "mutatingwebhookconfigurations/other",
+            "default",
+            false,
+        ),
+        (injector, "patch", "configmaps/squire-trust-bundle", "shop", true),
+        (injector, "patch", "configmaps/other", "shop", false),
+        (injector, "get", "secrets", SYSTEM, false),
+        (injector, "create", "tokenreviews", "default", false),
+        (other, "get", "secrets", SYSTEM, false),
+        (other, "create", "tokenreviews", "default", false),
+    ] {
+        assert_eq!(
+            may(account, verb, resource, namespace).await,
+            right,
+            "{account} {verb} {resource} in {namespace}"
+        );
+    }
+}
+
+async fn a_namespace_is_meshed_as_long_as_its_label_says_so(installed: &Installed) {
+    installed
+        .kubectl(&["label", "namespace", "shop", "squire.mesh/inject-"])
+        .await;
+    eventually("its pods stay as they are", async || {
+        inits(&installed.admitted("shop", pod("x")).await.ok()?)
+            .is_empty()
+            .then_some(())
+    })
+    .await;
+    installed
+        .kubectl(&["label", "namespace", "shop", "plain", "squire.mesh/inject=true"])
+        .await;
+    for namespace in ["shop", "plain"] {
+        eventually("its pods are injected", async || {
+            is_injected(&installed.admitted(namespace, pod("x")).await.ok()?).then_some(())
+        })
+        .await;
+        eventually("the roots are there", async || {
+            let found = ["-n", namespace, "get", "configmap", "squire-trust-bundle"];
+            installed.api.kubectl(&found, "").await.status.success().then_some(())
+        })
+        .await;
+    }
+    installed
+        .kubectl(&["label", "namespace", "plain", "squire.mesh/inject-"])
+        .await;
+    // Namespaces of the cluster itself are never meshed, whatever is written on them.
+    installed
+        .kubectl(&["label", "namespace", "kube-system", SYSTEM, "squire.mesh/inject=true"])
+        .await;
+    let system = installed.admitted("kube-system", pod("x")).await.unwrap();
+    assert_eq!(inits(&system), Vec::<&str>::new());
+    installed
+        .kubectl(&["label", "namespace", "kube-system", SYSTEM, "squire.mesh/inject-"])
+        .await;
+}
+
+async fn without_rights_the_injector_goes_on_and_catches_up(installed: &Installed) {
+    installed
+        .kubectl(&["delete", "clusterrolebinding", "squire-injector"])
+        .await;
+    for _ in 0..4 {
+        assert!(is_injected(&installed.admitted("shop", pod("x")).await.unwrap()));
+    }
+    installed.namespace("late", true).await;
+    assert!(
+        is_injected(&installed.admitted("late", pod("x")).await.unwrap()),
+        "the webhook needs no rights"
+    );
+    installed.api.apply(&printed(&["install"]).await).await;
+    eventually(
+        "the roots come to the namespace that was meshed meanwhile",
+        async || {
+            let found = ["-n", "late", "get", "configmap", "squire-trust-bundle"];
+            installed.api.kubectl(&found, "").await.status.success().then_some(())
+        },
+    )
+    .await;
+}
+
+async fn while_nobody_answers_only_meshed_namespaces_are_closed(installed: &Installed) {
+    let scale = async |replicas: &str| {
+        installed
+            .kubectl(&[
+                "-n",
+                SYSTEM,
+                "scale",
+                "deployment/squire-injector",
+                &format!("--replicas={replicas}"),
+            ])
+            .await;
+    };
+    scale("0").await;
+    installed.available("squire-injector", 0).await;
+    eventually("nobody runs any more", async || {
+        installed.node.processes("injector").is_empty().then_some(())
+    })
+    .await;
+    let refused = installed.admitted("shop", pod("late")).await.unwrap_err();
+    assert!(refused.contains("pods.injector.squire.mesh"), "{refused}");
+    assert!(inits(&installed.admitted("plain", pod("late")).await.unwrap()).is_empty());
+    assert!(inits(&installed.admitted("kube-system", pod("late")).await.unwrap()).is_empty());
+    let mut out = pod("out");
+    out["metadata"]["labels"] = json!({"squire.mesh/inject": "false"});
+    assert!(
+        inits(&installed.admitted("shop", out).await.unwrap()).is_empty(),
+        "who opts out by label is not asked about"
+    );
+    // Our own pods are not in the way of themselves.
+    scale("2").await;
+    installed.available("squire-injector", 2).await;
+    eventually("pods are injected again", async || {
+        is_injected(&installed.admitted("shop", pod("late")).await.ok()?).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,194 @@
+//! A cluster with the mesh in it.
+
+use std::{
+    process::{Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client,
+    api::{DeleteParams, PostParams},
+};
+use serde_json::{Value, json};
+use squire_tests::{ApiServer, Figures, Kubelet, binary, eventually, http, in_time, namespace};
+use tokio::{io::AsyncWriteExt as _, process::Command};
+
+/// The namespace of the mesh's own parts.
+pub(super) const SYSTEM: &str = "squire-system";
+
+/// A cluster with one node, and the mesh installed.
+pub(super) struct Installed {
+    pub(super) node: Kubelet,
+    pub(super) api: ApiServer,
+    pub(super) client: Client,
+    /// From the first object applied until every replica was available.
+    pub(super) ready_in: Duration,
+}
+
+/// Runs `squire` to its end.
+pub(super) async fn squire(arguments: &[&str], input: &str) -> Output {
+    let mut command = Command::new(binary("squire"));
+    command.args(arguments).kill_on_drop(true);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_owned();
+    tokio::spawn(async move { stdin.write_all(input.as_bytes()).await });
+    in_time(&format!("squire {arguments:?}"), child.wait_with_output())
+        .await
+        .unwrap()
+}
+
+/// What `squire` prints, if it succeeds.
+pub(super) async fn printed(arguments: &[&str]) -> String {
+    let output = squire(arguments, "").await;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+impl Installed {
+    /// `squire install | kubectl apply -f -` in a new cluster; none where there cannot be one.
+    pub(super) async fn new() -> Option<Self> {
+        if !namespace::possible() {
+            return None;
+        }
+        // There is no kube-proxy for the API server itself: it looks up a Service's endpoints.
+        let api = ApiServer::start_with(&["--enable-aggregator-routing=true"]).await?;
+        api.controllers().await;
+        api.scheduler();
+        let node = Kubelet::start(&api, "node-1", &[("squire-control", SYSTEM, 15012)]).await;
+        let manifests = printed(&["install"]).await;
+        let begun = Instant::now();
+        api.apply(&manifests).await;
+        let client = api.client().await;
+        let mut installed = Self {
+            node,
+            api,
+            client,
+            ready_in: Duration::ZERO,
+        };
+        installed.available("squire-control", 2).await;
+        installed.available("squire-injector", 2).await;
+        eventually("the webhook has its caBundle", async || {
+            let bundle = installed.webhook().await["webhooks"][0]["clientConfig"]["caBundle"].clone();
+            bundle.as_str().filter(|bundle| !bundle.is_empty()).map(|_| ())
+        })
+        .await;
+        installed.ready_in = begun.elapsed();
+        Some(installed)
+    }
+
+    /// Waits until so many replicas of a Deployment of ours are available.
+    pub(super) async fn available(&self, name: &str, replicas: i32) {
+        let api: Api<k8s_openapi::api::apps::v1::Deployment> = Api::namespaced(self.client.clone(), SYSTEM);
+        eventually(&format!("{replicas} of {name} are available"), async || {
+            let status = api.get(name).await.ok()?.status?;
+            let counted = (status.available_replicas.unwrap_or(0), status.replicas.unwrap_or(0));
+            (counted == (replicas, replicas)).then_some(())
+        })
+        .await;
+    }
+
+    pub(super) async fn webhook(&self) -> Value {
+        self.json(&["get", "mutatingwebhookconfiguration", "squire-injector"])
+            .await
+    }
+
+    /// kubectl with all rights.
+    pub(super) async fn kubectl(&self, arguments: &[&str]) -> String {
+        self.api.kubectl_succeeds(arguments, "").await
+    }
+
+    pub(super) async fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.kubectl(&[arguments, &["-o", "json"]].concat()).await).unwrap()
+    }
+
+    /// A namespace with the service account that controllers make; meshed by its label.
+    pub(super) async fn namespace(&self, name: &str, meshed: bool) {
+        self.kubectl(&["create", "namespace", name]).await;
+        if meshed {
+            self.kubectl(&["label", "namespace", name, "squire.mesh/inject=true"])
+                .await;
+        }
+        let api: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(self.client.clone(), name);
+        eventually("the namespace has its service account", async || {
+            api.get_opt("default").await.ok().flatten().map(|_| ())
+        })
+        .await;
+    }
+
+    /// What a pod would become: through every admission plugin and the webhook, and nothing is made of it.
+    pub(super) async fn admitted(&self, namespace: &str, pod: Value) -> Result<Value, String> {
+        admitted(&self.client, namespace, pod).await
+    }
+
+    /// Makes a pod by kubectl; what kubectl says of it.
+    pub(super) async fn create(
+        &self,
+        namespace: &str,
+        name: &str,
+        annotations: Value,
+        spec: Value,
+    ) -> Result<String, String> {
+        let metadata = json!({"name": name, "namespace": namespace, "annotations": annotations});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
+        let output = self.api.kubectl(&["create", "-f", "-"], &pod.to_string()).await;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() {
+            Ok(errors)
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// Removes a pod without waiting for anybody.
+    pub(super) async fn remove(&self, namespace: &str, name: &str) {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        api.delete(name, &DeleteParams::default().grace_period(0))
+            .await
+            .unwrap();
+    }
+
+    /// Pods with this label, by name.
+    pub(super) async fn pods(&self, namespace: &str, label: &str) -> Vec<Value> {
+        let list = self.json(&["-n", namespace, "get", "pods", "-l", label]).await;
+        list["items"].as_array().unwrap().clone()
+    }
+
+    /// A figure, summed over the replicas of a component.
+    pub(super) async fn figure(&self, container: &str, port: u16, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let mut sum = 0.0;
+        for (pod, _) in self.node.processes(container) {
+            let Some(address) = self.node.address(&pod) else {
+                continue;
+            };
+            if let Ok((200, page)) = http::get((address, port).into(), "/metrics").await {
+                sum += Figures::new(page).sum(name, labels);
+            }
+        }
+        sum
+    }
+}
+
+/// As [`Installed::admitted`], for tasks of their own.
+pub(super) async fn admitted(client: &Client, namespace: &str, pod: Value) -> Result<Value, String> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let params = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let pod: Pod = serde_json::from_value(pod).unwrap();
+    let made = api.create(&params, &pod).await.map_err(|error| error.to_string())?;
+    Ok(serde_json::to_value(made).unwrap())
+}
+
+/// Names of a pod's init containers.
+pub(super) fn inits(pod: &Value) -> Vec<&str> {
+    let list = pod["spec"]["initContainers"].as_array().into_iter().flatten();
+    list.map(|container| container["name"].as_str().unwrap()).collect()
+}
