@@ -1,7 +1,10 @@
 //! How far the roster knows who was issued certificates: it is read from the issuance log once, and a log that does not
 //! reach back far enough says so. While anybody may be unknown, no gate opens.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    io::BufReader,
+    time::{Duration, SystemTime},
+};
 
 use squire_mesh::spiffe::SpiffeId;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};

@@ -9,7 +9,7 @@ use crate::{digest::Sha256, log::Head, state::State, token::TokenRecord};
 pub type Alarm = Arc<dyn Fn(&'static str) + Send + Sync>;
 
 /// The operations of a store.
-pub const OPERATIONS: [&str; 8] = [
+pub const OPERATIONS: [&str; 9] = [
     "load",
     "save",
     "tokens",

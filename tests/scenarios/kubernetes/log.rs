@@ -54,8 +54,8 @@ async fn the_issuance_log_in_a_cluster_is_bounded_and_its_chain_can_still_be_che
     let Some(api) = ApiServer::start().await else { return };
     api.kubectl_succeeds(&["create", "namespace", SYSTEM], "").await;
     let (_leads, leads) = watch::channel(true);
-    let replica = async || {
-        let store: Arc<dyn Store> = Arc::new(ClusterStore::new(api.client().await, SYSTEM, leads.clone()));
+    let replica = async |name: &str| {
+        let store: Arc<dyn Store> = Arc::new(ClusterStore::new(api.client().await, SYSTEM, name, leads.clone()));
         store
     };
     let open = async |store: &Arc<dyn Store>| {
@@ -63,7 +63,7 @@ async fn the_issuance_log_in_a_cluster_is_bounded_and_its_chain_can_still_be_che
         let opened = spawn_blocking(move || CertificateAuthority::open(store, None, SystemTime::now()));
         opened.await.unwrap().unwrap()
     };
-    let store = replica().await;
+    let store = replica("one").await;
     let founded = Arc::clone(&store);
     spawn_blocking(move || CertificateAuthority::init(&founded, &"cluster.local".parse().unwrap(), SystemTime::now()))
         .await
@@ -104,7 +104,7 @@ async fn the_issuance_log_in_a_cluster_is_bounded_and_its_chain_can_still_be_che
     assert!(maps().await.len() <= 3, "{:?}", maps().await);
 
     // It goes on from there, for whoever opens it, and the root's entry is carried along.
-    let other = replica().await;
+    let other = replica("other").await;
     let second = open(&other).await;
     issue(&second, 20).await;
     issue(&ca, 20).await;

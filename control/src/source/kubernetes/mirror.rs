@@ -238,7 +238,7 @@ impl Mirror {
             namespace: state.interner.text(namespace),
             name: state.interner.text(name),
         };
-        let held = state.kinds[index].objects.get(&key)?;
+        let held = state.kinds[index].objects().get(&key)?;
         let errors = held
             .problems
             .iter()
