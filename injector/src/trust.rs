@@ -212,8 +212,7 @@ pub(crate) async fn distribute(
                     written.retain(|(other, _)| other != namespace);
                     written.insert(done);
                 }
-                // The namespace is going away.
-                Err(kube::Error::Api(status)) if status.code == 404 || status.code == 403 => {
+                Err(kube::Error::Api(status)) if is_going(&status) => {
                     tracing::warn!(namespace, error = %status.message, "the roots could not be copied");
                 }
                 Err(error) => {
@@ -231,6 +230,14 @@ pub(crate) async fn distribute(
             () = sleep(REPEAT) => written.clear(),
         }
     }
+}
+
+/// The namespace is not there any more, or takes nothing in any more. (Without rights it is another 403, and worth another
+/// try: they may be given back.)
+fn is_going(status: &kube::core::Status) -> bool {
+    let terminating = |cause: &kube::core::response::StatusCause| cause.reason == "NamespaceTerminating";
+    let causes = status.details.as_ref().map(|details| details.causes.as_slice());
+    status.code == 404 || causes.unwrap_or_default().iter().any(terminating)
 }
 
 async fn copy(client: &Client, namespace: &str, pem: &str) -> kube::Result<()> {

@@ -21,6 +21,8 @@ use super::world::SYSTEM;
 
 /// Certificates: some hundred lines fill a part of the log.
 const ISSUED: usize = 400;
+/// How many at once.
+const AT_ONCE: usize = 40;
 /// Of the log, bytes that stay in any case.
 const KEPT: u64 = 60_000;
 
@@ -70,7 +72,10 @@ async fn the_issuance_log_in_a_cluster_is_bounded_and_its_chain_can_still_be_che
         .unwrap()
         .unwrap();
     let ca = open(&store).await;
-    issue(&ca, ISSUED).await;
+    // What waits together is written together, into one part.
+    for _ in 0..ISSUED / AT_ONCE {
+        issue(&ca, AT_ONCE).await;
+    }
     let whole = verified(&store).await.unwrap().head;
     assert!(whole.bytes > 2 * KEPT, "{whole:?}");
 
