@@ -8,6 +8,7 @@ mod concerned;
 mod endpoints;
 mod index;
 mod make;
+mod member;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

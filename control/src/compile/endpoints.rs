@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use squire_mesh::workload::{Membership, NamedPort, PortPair, PortProtocol, ServiceName, WorkloadUid};
 
-use super::index::{Index, Member};
+use super::{index::Index, member::Member};
 use crate::facts::{EndpointFact, Key, ServiceFact, SliceFact, Target};
 
 /// An address behind a Service that no Pod or WorkloadEntry holds.

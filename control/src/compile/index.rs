@@ -8,24 +8,17 @@ use std::{
     sync::Arc,
 };
 
-use squire_mesh::workload::{LabelSet, NamedPort, WorkloadUid};
+use squire_mesh::workload::WorkloadUid;
 
-use super::concerned::Concerned;
+use super::{concerned::Concerned, member::Member};
 use crate::{
-    facts::{EndpointFact, EntryFact, Key, NamespaceFact, NodeFact, PodFact, ServiceFact, SliceFact},
+    facts::{EndpointFact, Key, NamespaceFact, NodeFact, ServiceFact, SliceFact},
     inventory::{Change, FactKind, SharedFact},
     labelled::Labelled,
 };
 
 /// An address within a namespace: that of an EndpointSlice and of what stands behind it.
 pub(super) type Place = (Arc<str>, IpAddr);
-
-/// Something that a selector may select.
-#[derive(Clone, Debug)]
-pub(super) enum Member {
-    Pod(Arc<PodFact>),
-    Entry(Arc<EntryFact>),
-}
 
 /// Who holds an address, in the order in which they count: Pods before WorkloadEntries.
 type Holder = (bool, WorkloadUid);
@@ -47,50 +40,6 @@ pub(super) struct Index {
     slices_naming: HashMap<WorkloadUid, BTreeSet<Key>>,
     slices_at: HashMap<Place, BTreeSet<Key>>,
     nodes_at: HashMap<IpAddr, BTreeSet<Arc<str>>>,
-}
-
-impl Member {
-    pub(super) fn namespace(&self) -> &Arc<str> {
-        match self {
-            Self::Pod(pod) => &pod.key.namespace,
-            Self::Entry(entry) => &entry.key.namespace,
-        }
-    }
-
-    pub(super) fn labels(&self) -> &LabelSet {
-        match self {
-            Self::Pod(pod) => &pod.labels,
-            Self::Entry(entry) => &entry.labels,
-        }
-    }
-
-    pub(super) fn ports(&self) -> &[NamedPort] {
-        match self {
-            Self::Pod(pod) => &pod.ports,
-            Self::Entry(entry) => &entry.ports,
-        }
-    }
-
-    pub(super) fn is_entry(&self) -> bool {
-        matches!(self, Self::Entry(_))
-    }
-
-    /// Whether it can back anything: a Pod that has ended, or has no address yet, cannot.
-    fn is_live(&self) -> bool {
-        match self {
-            Self::Pod(pod) => !pod.ended && !pod.addresses.is_empty(),
-            Self::Entry(_) => true,
-        }
-    }
-
-    /// The addresses that are its alone, by which an EndpointSlice may mean it.
-    fn own_addresses(&self) -> &[IpAddr] {
-        match self {
-            Self::Pod(pod) if pod.host_network => &[],
-            Self::Pod(pod) => &pod.addresses,
-            Self::Entry(entry) => std::slice::from_ref(&entry.address),
-        }
-    }
 }
 
 impl Index {

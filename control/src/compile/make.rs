@@ -14,7 +14,8 @@ use squire_mesh::{
 use super::{
     NODES, Remark, Settings,
     endpoints::{self, Bare},
-    index::{Index, Member},
+    index::Index,
+    member::Member,
 };
 use crate::facts::{EntryFact, NodeFact, PodFact, ServiceFact, namespace_with};
 

@@ -16,8 +16,8 @@ const OF_POD: u64 = 0;
 const OF_NAMESPACE: u64 = 1;
 const NAME_OF_NAMESPACE: u64 = 2;
 
-/// One bit for each label of a workload, each label of its namespace, and the namespace's name. Different labels may share
-/// a bit.
+/// Two bits for each label of a workload, each label of its namespace, and the namespace's name. Different labels may share
+/// them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LabelBits(u128);
 
@@ -42,11 +42,13 @@ impl LabelBits {
     }
 }
 
+/// Two bits, so that of two labels that share one the other still tells them apart.
 #[inline]
 fn pair(start: u64, key: &str, value: &str) -> u128 {
     let hash = mix(mix(start, hash(key.as_bytes())), hash(value.as_bytes()));
     // The highest bits of a hash depend on all of it. The last place is kept for pods.
-    1 << u8::try_from(hash >> 57).unwrap_or_default().min(126)
+    let bit = |place: u64| 1 << u8::try_from(place & 127).unwrap_or_default().min(126);
+    bit(hash >> 57) | bit(hash >> 50)
 }
 
 /// One peer of one rule, or a rule that is open to everybody.
