@@ -184,7 +184,8 @@ async fn what_nothing_has_used_for_long_is_given_up_and_asked_again_when_it_is_n
         asked.extend(world.asked().await);
     }
     world.nobody(&asked);
-    (one.await.unwrap().unwrap(), two.await.unwrap().unwrap());
+    one.await.unwrap().unwrap();
+    two.await.unwrap().unwrap();
 
     assert!(
         world.questions.give_up(&mut world.store).is_empty(),
