@@ -24,6 +24,7 @@
 //! | status conditions and Events; of routes | `kubernetes/objects` |
 //! | log of the shared CA bounded, chain verifiable | `kubernetes/log` |
 //! | wrong policies refused by schema and CEL | `kubernetes/schemas` |
+#![allow(clippy::print_stderr, reason = "figures, for whoever runs it by hand")]
 
 mod admission;
 mod cases;
