@@ -29,17 +29,26 @@ pub(crate) struct ClusterArgs {
 }
 
 impl ClusterArgs {
+    /// Whether a cluster is asked for.
+    pub(crate) fn is_asked_for(&self) -> bool {
+        self.kubernetes
+    }
+
+    /// A client of its API server, and the namespace of the control plane.
+    pub(crate) async fn client(&self) -> anyhow::Result<(Client, &str)> {
+        let access = Access {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+        };
+        Ok((access.client().await?, &self.control_namespace))
+    }
+
     /// The admin endpoint of a control plane that is ready; none where no cluster is asked for.
     pub(crate) async fn control(&self) -> anyhow::Result<Option<Endpoint>> {
         if !self.kubernetes {
             return Ok(None);
         }
-        let access = Access {
-            kubeconfig: self.kubeconfig.clone(),
-            context: self.context.clone(),
-        };
-        let client = access.client().await?;
-        let namespace = &self.control_namespace;
+        let (client, namespace) = self.client().await?;
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
         let selector = format!("app.kubernetes.io/name={}", ports::CONTROL_ACCOUNT);
         let listed = pods.list(&ListParams::default().labels(&selector)).await;

@@ -29,6 +29,8 @@ pub enum Command {
         /// Of what.
         target: Target,
     },
+    /// What is revoked?
+    Revoked,
     /// Begin a rotation of the root.
     Rotate {
         /// To this root; otherwise to one that is made.
@@ -69,6 +71,11 @@ pub enum Reply {
         /// Which.
         revocation: RevocationView,
     },
+    /// All that is revoked.
+    Revoked {
+        /// In the order of their beginning.
+        revocations: Vec<RevocationView>,
+    },
     /// To be signed elsewhere.
     Csr {
         /// PKCS#10.
@@ -103,6 +110,9 @@ pub fn execute(ca: &CertificateAuthority, command: Command, now: SystemTime) -> 
             issued_only,
         } => revocation(ca.revoke(&target, &reason, issued_only, now)),
         Command::Unrevoke { target } => revocation(ca.unrevoke(&target, now)),
+        Command::Revoked => Reply::Revoked {
+            revocations: ca.revoked(now),
+        },
         Command::Rotate { successor } => rotation(ca.rotate(successor.map(|new| *new), "begun by an admin", now)),
         Command::RotateJwtKey { lead_seconds, drop_old } => {
             match ca.rotate_jwt_key(std::time::Duration::from_secs(lead_seconds), drop_old, now) {

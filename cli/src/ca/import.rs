@@ -17,8 +17,7 @@ use squire_ca::{
 use squire_mesh::spiffe::TrustDomain;
 
 use super::{
-    Place,
-    admin::{perform, unexpected},
+    admin::{Asked, unexpected},
     output::{Format, print, show},
     rotate::progress_table,
 };
@@ -45,7 +44,7 @@ Examples:
 #[command(after_help = CSR_EXAMPLES)]
 pub(super) struct CsrArgs {
     #[command(flatten)]
-    place: Place,
+    asked: Asked,
 }
 
 /// Take in an intermediate that was signed elsewhere
@@ -56,7 +55,7 @@ pub(super) struct Args {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
-    place: Place,
+    asked: Asked,
     /// In which form
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     output: Format,
@@ -75,7 +74,7 @@ pub(super) struct RootArgs {
 
 impl CsrArgs {
     pub(super) fn run(self) -> Outcome {
-        match perform(&self.place, Command::Csr)? {
+        match self.asked.perform(Command::Csr)? {
             Reply::Csr { pem } => print(&pem),
             other => Err(unexpected(&other)),
         }
@@ -85,7 +84,7 @@ impl CsrArgs {
 impl Args {
     pub(super) fn run(self) -> Outcome {
         let pem = read(&self.file)?;
-        match perform(&self.place, Command::Import { pem })? {
+        match self.asked.perform(Command::Import { pem })? {
             Reply::Progress { progress } => show(self.output, &*progress, progress_table),
             other => Err(unexpected(&other)),
         }
@@ -93,6 +92,11 @@ impl Args {
 }
 
 impl RootArgs {
+    /// Whether an admin brings one.
+    pub(super) fn is_given(&self) -> bool {
+        self.root_cert.is_some()
+    }
+
     /// The root, checked; `None`: make one.
     pub(super) fn read(&self, domain: &TrustDomain) -> Result<Option<RootRecord>, Failure> {
         let (Some(certificate), Some(key)) = (&self.root_cert, &self.root_key) else {

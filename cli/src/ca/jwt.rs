@@ -7,8 +7,7 @@ use squire_ca::{
 };
 
 use super::{
-    Place,
-    admin::{perform, unexpected},
+    admin::{Asked, unexpected},
     output::print,
 };
 use crate::exit::Outcome;
@@ -29,7 +28,7 @@ Keys follow one another by themselves every two days. `squire ca status` shows t
 #[command(after_help = EXAMPLES)]
 pub(super) struct RotateArgs {
     #[command(flatten)]
-    place: Place,
+    asked: Asked,
     /// Sign with it at once, instead of an hour after it was published
     #[arg(long)]
     at_once: bool,
@@ -44,7 +43,7 @@ impl RotateArgs {
             lead_seconds: if self.at_once { 0 } else { LEAD.as_secs() },
             drop_old: self.drop_old,
         };
-        match perform(&self.place, command)? {
+        match self.asked.perform(command)? {
             Reply::JwtKey { kid } => print(&format!("{kid}\n")),
             other => Err(unexpected(&other)),
         }

@@ -6,12 +6,10 @@ use std::time::SystemTime;
 use squire_ca::{
     admin::{Command, Reply},
     revocation::{RevocationView, Target, views},
-    store::{Store as _, StoreError},
 };
 
 use super::{
-    Place,
-    admin::perform,
+    admin::Asked,
     output::{Format, columns, print, show},
 };
 use crate::exit::{Failure, Outcome};
@@ -24,6 +22,8 @@ Examples:
       the certificates it holds are worth nothing; it may be issued new ones by token
   squire ca revoke 4f0c6a… --dir mesh-ca --reason 'laptop lost'
       one certificate, by its serial number (`squire ca log`, `openssl x509 -serial`)
+  squire ca revoke spiffe://cluster.local/ns/shop/sa/web --kubernetes --reason 'host was broken into'
+      in a cluster; needs the right to create, get and delete Secrets in the control plane's namespace
 
 It is kept before it takes effect, and proxies are told at once. Without a control plane it is in force when one starts.
 Revocations of certificates end when the certificates have.";
@@ -54,7 +54,7 @@ pub(super) struct Args {
     #[arg(long)]
     issued_so_far: bool,
     #[command(flatten)]
-    place: Place,
+    asked: Asked,
     /// In which form
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     output: Format,
@@ -68,7 +68,7 @@ pub(super) struct UnrevokeArgs {
     #[arg(value_name = "ID|SERIAL")]
     target: Target,
     #[command(flatten)]
-    place: Place,
+    asked: Asked,
 }
 
 /// List what is revoked
@@ -76,7 +76,7 @@ pub(super) struct UnrevokeArgs {
 #[command(after_help = REVOKED_EXAMPLES)]
 pub(super) struct RevokedArgs {
     #[command(flatten)]
-    place: Place,
+    asked: Asked,
     /// In which form
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     output: Format,
@@ -89,7 +89,7 @@ impl Args {
             reason: self.reason,
             issued_only: self.issued_so_far,
         };
-        let revocation = revocation(perform(&self.place, command)?)?;
+        let revocation = revocation(self.asked.perform(command)?)?;
         show(self.output, &revocation, |revocation| {
             table(std::slice::from_ref(revocation))
         })
@@ -99,18 +99,21 @@ impl Args {
 impl UnrevokeArgs {
     pub(super) fn run(self) -> Outcome {
         let target = self.target;
-        let undone = revocation(perform(&self.place, Command::Unrevoke { target })?)?;
+        let undone = revocation(self.asked.perform(Command::Unrevoke { target })?)?;
         print(&format!("{}: no longer revoked ({})\n", undone.target, undone.reason))
     }
 }
 
 impl RevokedArgs {
     pub(super) fn run(self) -> Outcome {
-        let store = self.place.shared()?;
-        let state = store
-            .load()?
-            .ok_or_else(|| StoreError::NotInitialised(self.place.dir.clone()))?;
-        show(self.output, &views(&state, SystemTime::now()), |all| table(all))
+        let all = match self.asked.read()? {
+            Some(state) => views(&state, SystemTime::now()),
+            None => match self.asked.ask(Command::Revoked)? {
+                Reply::Revoked { revocations } => revocations,
+                other => return Err(super::admin::unexpected(&other)),
+            },
+        };
+        show(self.output, &all, |all| table(all))
     }
 }
 

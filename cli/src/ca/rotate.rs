@@ -13,13 +13,10 @@ use squire_ca::{
     log::rfc3339,
     roster::{Missing, Progress},
     rotation::Successor,
-    status::Status,
-    store::DirStore,
 };
 
 use super::{
-    Place,
-    admin::{perform, unexpected},
+    admin::{Asked, unexpected},
     import::RootArgs,
     output::{Format, pairs, print, show},
 };
@@ -40,6 +37,8 @@ Examples:
       to a root of your own
   squire ca abort --dir mesh-ca
       goes back, from any phase, over the same gates
+  squire ca rotate --kubernetes --watch
+      of the CA that the replicas of a cluster share: needs the right to create, get and delete Secrets in its namespace
   squire ca rotate --dir mesh-ca --force
       takes the next step although somebody is missing: names whom that breaks, and asks
 
@@ -61,7 +60,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(flatten)]
-    place: Place,
+    asked: Asked,
     #[command(flatten)]
     root: RootArgs,
     /// Follow it until it is done
@@ -83,7 +82,7 @@ pub(super) struct Args {
 #[command(after_help = ABORT_EXAMPLES)]
 pub(super) struct AbortArgs {
     #[command(flatten)]
-    place: Place,
+    asked: Asked,
     /// Follow it until it is done
     #[arg(long)]
     watch: bool,
@@ -94,25 +93,26 @@ pub(super) struct AbortArgs {
 
 impl Args {
     pub(super) fn run(self) -> Outcome {
-        let dir = &self.place.dir;
+        let asked = &self.asked;
         let reached = if self.force {
             self.force_step()?
         } else {
             let successor = self.successor()?;
-            match progress_of(perform(&self.place, Command::Rotate { successor })) {
+            match progress_of(self.asked.perform(Command::Rotate { successor })) {
                 // Whoever only wants to look on may say it with the same words.
-                Err(_) if self.watch && progress(dir)?.phase != "stable" => progress(dir)?,
+                Err(_) if self.watch && progress(asked)?.phase != "stable" => progress(asked)?,
                 begun => begun?,
             }
         };
-        follow(dir, reached, self.watch, self.output)
+        follow(asked, reached, self.watch, self.output)
     }
 
     /// The root that an admin brings, if one does.
     fn successor(&self) -> Result<Option<Box<Successor>>, Failure> {
-        let status = Status::read(&self.place.shared()?)?;
-        let domain = status.trust_domain.parse().map_err(Failure::configuration)?;
-        let root = self.root.read(&domain)?;
+        if !self.root.is_given() {
+            return Ok(None);
+        }
+        let root = self.root.read(&self.asked.trust_domain()?)?;
         Ok(root.map(|root| {
             Box::new(Successor {
                 root,
@@ -122,7 +122,7 @@ impl Args {
     }
 
     fn force_step(&self) -> Result<Progress, Failure> {
-        let seen = progress(&self.place.dir)?;
+        let seen = progress(&self.asked)?;
         if seen.phase == "stable" {
             return Err(Failure::usage(anyhow!(
                 "no rotation is under way: there is nothing to force"
@@ -132,20 +132,25 @@ impl Args {
             confirm(&seen)?;
         }
         let sequence = seen.sequence;
-        progress_of(perform(&self.place, Command::Force { sequence }))
+        progress_of(self.asked.perform(Command::Force { sequence }))
     }
 }
 
 impl AbortArgs {
     pub(super) fn run(self) -> Outcome {
-        let reached = progress_of(perform(&self.place, Command::Abort))?;
-        follow(&self.place.dir, reached, self.watch, self.output)
+        let reached = progress_of(self.asked.perform(Command::Abort))?;
+        follow(&self.asked, reached, self.watch, self.output)
     }
 }
 
 /// How far the rotation is, as the process that runs the CA knows. It is only asked: a CA that nobody runs is not opened
 /// here, where it would be in the way of a control plane that starts.
-pub(super) fn progress(dir: &Path) -> Result<Progress, Failure> {
+fn progress(asked: &Asked) -> Result<Progress, Failure> {
+    progress_of(asked.ask(Command::Progress))
+}
+
+/// The same for a directory whose CA is known to be run.
+pub(super) fn progress_in(dir: &Path) -> Result<Progress, Failure> {
     progress_of(ask(dir, &Command::Progress).map_err(Failure::unavailable))
 }
 
@@ -160,10 +165,10 @@ fn progress_of(reply: Result<Reply, Failure>) -> Result<Progress, Failure> {
     clippy::disallowed_methods,
     reason = "a command of its own process: nothing else runs on this thread, and the CA is asked anew"
 )]
-fn follow(dir: &Path, mut progress_now: Progress, watch: bool, output: Format) -> Outcome {
+fn follow(asked: &Asked, mut progress_now: Progress, watch: bool, output: Format) -> Outcome {
     if !watch {
         show(output, &progress_now, progress_table)?;
-        if DirStore::owner(dir).is_none() {
+        if !asked.is_run() {
             print("nobody runs this CA: the rotation goes on when a control plane does\n")?;
         }
         return Ok(());
@@ -179,7 +184,7 @@ fn follow(dir: &Path, mut progress_now: Progress, watch: bool, output: Format) -
             return Ok(());
         }
         std::thread::sleep(LOOK);
-        match progress(dir) {
+        match progress(asked) {
             Ok(next) => progress_now = next,
             // It may be starting again: what it was asked for is kept.
             Err(error) => {

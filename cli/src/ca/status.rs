@@ -22,7 +22,7 @@ use squire_ca::{
 use super::{
     KeyArgs, Place,
     output::{Format, pairs, print, show},
-    rotate::{progress, progress_table},
+    rotate::{progress_in, progress_table},
 };
 use crate::{
     cluster::ClusterArgs,
@@ -151,7 +151,7 @@ fn rotation(dir: &Path, status: &Status) -> Result<Option<Progress>, Failure> {
     if status.phase == Phase::Stable || DirStore::owner(dir).is_none() {
         return Ok(None);
     }
-    progress(dir).map(Some)
+    progress_in(dir).map(Some)
 }
 
 /// The status for people.

@@ -3,8 +3,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use serde_json::{Value, json};
-use squire_tests::{ApiServer, Figures, Sidecar, Signal, apps, eventually, http};
+use serde_json::Value;
+use squire_tests::{Figures, Sidecar, Signal, apps, eventually, http};
 
 use super::{
     replicas::{balances, leader, log},
@@ -14,31 +14,23 @@ use super::{
 /// Longer than a replica that is gone holds a gate.
 const PATIENCE: Duration = Duration::from_secs(150);
 
-/// Asks the CA for something as any admin can: a Secret that the leader answers.
-async fn ask(api: &ApiServer, command: &Value) -> Value {
-    let secret = json!({
-        "apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": "a-command", "namespace": SYSTEM, "labels": {"squire.mesh/ca": "command"}},
-        "stringData": {"command.json": command.to_string()},
-    });
-    api.apply(&secret.to_string()).await;
-    let look = [
-        "get",
-        "secret",
-        "a-command",
-        "-n",
+/// What `squire ca …` prints about the CA of the cluster, as JSON.
+async fn ca(world: &World, words: &[&str]) -> Value {
+    let kubeconfig = world.api.kubeconfig().display().to_string();
+    let cluster = [
+        "--kubernetes",
+        "--kubeconfig",
+        &kubeconfig,
+        "--control-namespace",
         SYSTEM,
-        "-o",
-        "go-template={{index .data \"reply.json\" | base64decode}}",
     ];
-    let reply = eventually("the leader answers", async || {
-        let said = api.kubectl(&look, "").await;
-        serde_json::from_slice::<Value>(&said.stdout).ok()
-    })
-    .await;
-    let gone = ["delete", "secret", "a-command", "-n", SYSTEM];
-    api.kubectl_succeeds(&gone, "").await;
-    reply
+    let output = world
+        .mesh
+        .squire(&[&["ca"], words, &cluster, &["-o", "json"]].concat())
+        .await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "squire ca {words:?}: {said}");
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// The state of the CA as any replica shows it.
@@ -116,12 +108,7 @@ async fn a_ca_shared_by_three_replicas_rotates_its_root_with_the_leader_killed_i
     let before = status(&replicas).await.unwrap();
     let first = before["roots"][0]["key_id"].clone();
 
-    let reply = ask(&world.api, &json!({"command": "rotate"})).await;
-    assert_eq!(
-        (&reply["answer"], &reply["progress"]["phase"]),
-        (&json!("progress"), &json!("distribute")),
-        "{reply}"
-    );
+    assert_eq!(ca(&world, &["rotate"]).await["phase"], "distribute");
     for phase in ["distribute", "switch", "retire"] {
         reaches(&replicas, phase).await;
         // It comes back at once, as a Deployment brings it back; another one leads meanwhile.
@@ -151,6 +138,15 @@ async fn a_ca_shared_by_three_replicas_rotates_its_root_with_the_leader_killed_i
         assert!(distrust(sidecar).is_empty(), "{:#?}", distrust(sidecar));
     }
     gets_through(&web, "db:5432").await;
+
+    // Revocation goes the same way.
+    let batch_id = "spiffe://cluster.local/ns/shop/sa/batch";
+    ca(&world, &["revoke", batch_id, "--reason", "lost"]).await;
+    assert_eq!(ca(&world, &["revoked"]).await[0]["target"], batch_id);
+    eventually("who is revoked is refused", async || {
+        apps::echoes(batch.to("db:5432")).await.err()
+    })
+    .await;
 
     // One chain of entries, in which each step was taken once.
     let lines = log(&world).await;
