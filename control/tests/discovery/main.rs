@@ -191,6 +191,9 @@ async fn named_subscriptions_follow_only_their_names() {
     web.unsubscribe(WORKLOAD, &["shop/db"]).await;
     // The request and the file go different ways: the first has to have arrived.
     plane.until_subscribed("workload", 1).await;
+    let gone = web.next().await;
+    assert_eq!(gone.removed, ["shop/db"], "what is not asked for any more is not held");
+    web.ack(&gone).await;
     plane.remove("db.yaml");
     plane
         .until_metric("squire_control_resources{kind=\"workload\"} 3")
