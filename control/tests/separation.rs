@@ -22,7 +22,7 @@ const DECIDING: [&str; 6] = [
     "crate::pipeline",
     "mesh::policy",
 ];
-/// Files that sign.
+/// Files that sign; and what is in the folder of the first.
 const SIGNS: [&str; 2] = ["issuing.rs", "shared.rs"];
 /// Files that put the rooms together.
 const JOINS: [&str; 2] = ["plane.rs", "lib.rs"];
@@ -80,8 +80,9 @@ fn code_that_signs_and_code_that_decides_never_import_each_other() {
         if JOINS.contains(&&*name) {
             continue;
         }
+        let may_sign = SIGNS.contains(&&*name) || file.components().any(|part| part.as_os_str() == "issuing");
         assert!(
-            signs.is_empty() || SIGNS.contains(&&*name),
+            signs.is_empty() || may_sign,
             "{} names the CA: {signs:?}",
             file.display()
         );
@@ -104,7 +105,7 @@ fn the_ca_itself_knows_no_policy() {
     for file in files {
         let found = lines_with(
             &fs::read_to_string(&file).unwrap(),
-            &["mesh::policy", "squire_control", "mesh::workload"],
+            &["mesh::policy", "squire_control::", "mesh::workload"],
         );
         assert!(found.is_empty(), "{}: {found:?}", file.display());
     }
