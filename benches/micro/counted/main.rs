@@ -25,9 +25,11 @@ Content-Length: 1024\r\nLast-Modified: Fri, 27 Nov 2026 00:00:00 GMT\r\nConnecti
 
 /// A piece: prepared once, then done again and again.
 type Piece = Box<dyn FnMut()>;
+/// Prepares one.
+type Prepare = fn() -> Piece;
 
 /// Every piece by name, in the order of a connection's life.
-const PIECES: &[(&str, fn() -> Piece)] = &[
+const PIECES: &[(&str, Prepare)] = &[
     ("identify, first time", || {
         let peer = Peer::default();
         Box::new(move || drop(black_box(peer.identify(false))))
@@ -45,15 +47,17 @@ const PIECES: &[(&str, fn() -> Piece)] = &[
         Box::new(move || pair.carry(16 * 1024))
     }),
     ("decide L4, 10 policies x 10 rules", || {
-        let (table, asked) = (policy::table(false), policy::Asked::default());
+        let table = policy::table(false);
         Box::new(move || {
-            asked.connection(|request| assert!(decide_inbound(black_box(&table), black_box(request)).is_allowed()))
+            policy::for_connection(|request| {
+                assert!(decide_inbound(black_box(&table), black_box(request)).is_allowed())
+            })
         })
     }),
     ("decide L7, 10 policies x 10 rules", || {
-        let (table, asked) = (policy::table(true), policy::Asked::default());
+        let table = policy::table(true);
         Box::new(move || {
-            asked.request(|request| assert!(decide_inbound(black_box(&table), black_box(request)).is_allowed()))
+            policy::for_request(|request| assert!(decide_inbound(black_box(&table), black_box(request)).is_allowed()))
         })
     }),
     ("HTTP/1 request head, read and written", || {

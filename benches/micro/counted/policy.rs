@@ -16,21 +16,15 @@ const HEADERS: [(&str, &str); 6] = [
     ("traceparent", "00-0-0-00"),
 ];
 
-/// Who asks.
-#[derive(Default)]
-pub(crate) struct Asked;
+/// Asks for a connection.
+pub(crate) fn for_connection(ask: impl FnOnce(&Request<'_>)) {
+    ask(&connection());
+}
 
-impl Asked {
-    /// For a connection.
-    pub(crate) fn connection(&self, ask: impl FnOnce(&Request<'_>)) {
-        ask(&connection());
-    }
-
-    /// For an HTTP request on it.
-    pub(crate) fn request(&self, ask: impl FnOnce(&Request<'_>)) {
-        let http = Http::new("GET", Some("/orders/42/items?page=1"), "db.shop", &HEADERS);
-        ask(&connection().with_http(http));
-    }
+/// Asks for an HTTP request on it.
+pub(crate) fn for_request(ask: impl FnOnce(&Request<'_>)) {
+    let http = Http::new("GET", Some("/orders/42/items?page=1"), "db.shop", &HEADERS);
+    ask(&connection().with_http(http));
 }
 
 fn connection() -> Request<'static> {
