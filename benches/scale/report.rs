@@ -193,7 +193,7 @@ fn meaning(scale: &Scale, text: &mut String) -> std::fmt::Result {
         let each = (large.rss_mib - small.rss_mib) * 1024.0 / (large.workloads - small.workloads) as f64;
         writeln!(
             text,
-            "- **Memory of a sidecar** that knows everybody: {each:.2} KiB for each workload, {:.0} MiB at 100,000, {:.0} GiB in all sidecars together.",
+            "- **Memory of a sidecar** that knows everybody: {each:.2} KiB for each workload, {:.0} MiB at 100,000, {:.0} TiB in all sidecars together.",
             each * PODS / 1024.0,
             each * PODS * PODS / 1024.0 / 1024.0 / 1024.0,
         )?;
