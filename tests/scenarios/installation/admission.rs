@@ -57,6 +57,7 @@ async fn admission_holds_whatever_is_created_whoever_calls_and_whatever_happens_
     what_is_no_review_is_refused_and_the_next_review_answered(&installed).await;
     admission_takes_little_time(&installed).await;
     certificates_change_under_a_stream_of_creations(&installed).await;
+    a_new_root_reaches_the_webhook_without_anybody_noticing(&installed).await;
     nobody_has_more_rights_than_it_needs(&installed).await;
     a_namespace_is_meshed_as_long_as_its_label_says_so(&installed).await;
     without_rights_the_injector_goes_on_and_catches_up(&installed).await;
@@ -266,6 +267,22 @@ async fn certificates_change_under_a_stream_of_creations(installed: &Installed) 
         "{} creations while {RENEWALS} certificates changed at each replica",
         created.load(Ordering::Relaxed)
     );
+}
+
+async fn a_new_root_reaches_the_webhook_without_anybody_noticing(installed: &Installed) {
+    let kubeconfig = installed.api.kubeconfig().display().to_string();
+    let cluster = ["--kubernetes", "--kubeconfig", &kubeconfig];
+    printed(&[&["ca", "rotate"], &cluster[..]].concat()).await;
+    let template = "go-template={{(index .webhooks 0).clientConfig.caBundle | base64decode}}";
+    let look = ["get", "mutatingwebhookconfiguration", "squire-injector", "-o", template];
+    eventually("the caBundle holds both roots", async || {
+        let roots = installed.kubectl(&look).await;
+        (roots.matches("BEGIN CERTIFICATE").count() == 2).then_some(())
+    })
+    .await;
+    let made = installed.admitted("shop", pod("rotated")).await.unwrap();
+    assert!(is_injected(&made), "{made}");
+    printed(&[&["ca", "abort"], &cluster[..]].concat()).await;
 }
 
 async fn nobody_has_more_rights_than_it_needs(installed: &Installed) {
