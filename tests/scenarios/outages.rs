@@ -167,7 +167,11 @@ async fn a_sidecar_told_to_stop_lets_open_connections_finish_takes_no_new_ones_a
         TcpStream::connect(db.inbound(5432)).await.err()
     })
     .await;
-    assert!(apps::echoes(web.to("db:5432")).await.is_err());
+    // One that goes out on a link that stood ready, before its peer has heard that it is to close, is still served.
+    eventually("nor on a link that stood ready", async || {
+        apps::echoes(web.to("db:5432")).await.err()
+    })
+    .await;
     apps::round_trip(&mut stream, b"but this one goes on").await.unwrap();
     assert!(db.process.lives());
     stream.shutdown().await.unwrap();
