@@ -18,7 +18,7 @@ Measure Squire beside other proxies: same machine, same run, every byte checked.
 Usage: benches/run [OPTIONS]
        benches/run scale [OPTIONS]
 
-  --quick               short windows, 3 repetitions (under 8 minutes)
+  --quick               short windows, 2 repetitions, no shapes of Squire that do not ship, memory only idle (under 3 minutes)
   --smoke               every figure once with tiny windows: does it work at all (for CI)
   --repetitions N       repetitions instead of the mode's own number (default mode: 5)
   --only FIGURE,…       bulk, requests, http2, grpc, latency, connections, memory, startup, rules, size (default: all)

@@ -48,7 +48,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
     }
     for repetition in 0..arguments.effort.repetitions {
         for session in Session::ALL {
-            run_session(arguments, &ground, &peers, session, repetition, &mut results).await?;
+            run_session(arguments, &ground, &peers, (session, repetition, began), &mut results).await?;
         }
     }
     figures::add_differences(&mut results);
@@ -64,8 +64,7 @@ async fn run_session(
     arguments: &Arguments,
     ground: &Ground,
     peers: &[Peer],
-    session: Session,
-    repetition: usize,
+    (session, repetition, began): (Session, usize, Instant),
     results: &mut Results,
 ) -> Result<()> {
     let wanted: Vec<Figure> = session
@@ -90,7 +89,8 @@ async fn run_session(
         let peer = peers[(turn + repetition) % peers.len()];
         let column = peer.column();
         eprintln!(
-            "[{}/{}] {session:?}: {}",
+            "[{:4} s, {}/{}] {session:?}: {}",
+            began.elapsed().as_secs(),
             repetition + 1,
             effort.repetitions,
             column.title()
@@ -189,6 +189,7 @@ fn choose(arguments: &Arguments) -> Result<Vec<Peer>> {
         }
         peers.retain(|peer| names.contains(&peer.column().name));
     } else {
+        peers.retain(|peer| peer.ships() || arguments.effort.shapes);
         peers.retain(|peer| {
             let installed = peer.installed();
             if !installed {

@@ -106,13 +106,21 @@ impl Peer {
         }
     }
 
-    /// Whether a figure is taken of it: shapes of Squire that do not ship are there for one figure each.
-    pub(crate) fn takes(&self, figure: Figure) -> bool {
-        let variant = match self {
+    /// Whether it is somebody's product, and not a shape of Squire that is there for a comparison.
+    pub(crate) fn ships(&self) -> bool {
+        self.variant() == Variant::Standard
+    }
+
+    fn variant(&self) -> Variant {
+        match self {
             Self::Squire(squire) => squire.variant,
             Self::Direct | Self::Described(_) => Variant::Standard,
-        };
-        match variant {
+        }
+    }
+
+    /// Whether a figure is taken of it: shapes of Squire that do not ship are there for one figure each.
+    pub(crate) fn takes(&self, figure: Figure) -> bool {
+        match self.variant() {
             Variant::Standard => figure != Figure::Rules,
             Variant::Unpooled => figure == Figure::Connections,
             Variant::Plaintext => figure == Figure::Bulk,

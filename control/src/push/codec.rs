@@ -77,15 +77,18 @@ fn text(tag: u32, value: &str, buffer: &mut BytesMut) {
     buffer.put_slice(value.as_bytes());
 }
 
+/// What a stream is sent: responses, at last a status. Boxed, because a channel has room for 32 at once from its beginning.
+pub(super) type Outgoing = Box<Result<Response, Status>>;
+
 /// The responses of one stream, as a body. What is sent last, or the end of the channel, is the status.
 pub(super) struct Responses {
-    messages: mpsc::Receiver<Result<Response, Status>>,
+    messages: mpsc::Receiver<Outgoing>,
     ended: bool,
 }
 
 impl Responses {
     /// The body of the answer to a stream's request.
-    pub(super) fn body(messages: mpsc::Receiver<Result<Response, Status>>) -> Body {
+    pub(super) fn body(messages: mpsc::Receiver<Outgoing>) -> Body {
         Body::new(Self { messages, ended: false })
     }
 }
@@ -98,7 +101,7 @@ impl HttpBody for Responses {
         if self.ended {
             return Poll::Ready(None);
         }
-        let status = match ready!(self.messages.poll_recv(cx)) {
+        let status = match ready!(self.messages.poll_recv(cx)).map(|sent| *sent) {
             Some(Ok(response)) => return Poll::Ready(Some(Ok(Frame::data(response.framed())))),
             Some(Err(status)) => status,
             None => Status::ok(""),
@@ -220,8 +223,8 @@ mod tests {
     async fn the_last_thing_sent_is_the_status() {
         let (send, receive) = mpsc::channel(2);
         let mut body = Responses::body(receive);
-        send.send(Ok(Response::default())).await.unwrap();
-        send.send(Err(Status::unavailable("later"))).await.unwrap();
+        send.send(Box::new(Ok(Response::default()))).await.unwrap();
+        send.send(Box::new(Err(Status::unavailable("later")))).await.unwrap();
         assert!(body.frame().await.unwrap().unwrap().is_data());
         let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
         assert_eq!(
@@ -230,7 +233,7 @@ mod tests {
         );
         assert!(body.frame().await.is_none());
 
-        let (send, receive) = mpsc::channel::<Result<Response, Status>>(1);
+        let (send, receive) = mpsc::channel::<Outgoing>(1);
         drop(send);
         let trailers = Responses::body(receive)
             .frame()

@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 use super::{
     Catalog, Kind,
     catalog::Heads,
-    codec::{Requests, Response},
+    codec::{Outgoing, Requests, Response},
     fleet::{Fleet, Member},
     subscription::{Broken, Reply, Subscription},
 };
@@ -101,7 +101,7 @@ pub(super) async fn serve(
     peer: Arc<VerifiedPeer>,
     address: SocketAddr,
     mut requests: Requests,
-    responses: mpsc::Sender<Result<Response, Status>>,
+    responses: mpsc::Sender<Outgoing>,
 ) {
     shared.metrics.streams.inc();
     let id = peer.id().to_string();
@@ -120,7 +120,7 @@ pub(super) async fn serve(
     shared.metrics.streams.dec();
     count(&shared.metrics.stream_ends, end.label()).inc();
     if let Some(status) = end.status() {
-        responses.send(Err(status)).await.ok();
+        responses.send(Box::new(Err(status))).await.ok();
     }
 }
 
@@ -166,7 +166,7 @@ impl Stream {
         &mut self,
         first: DeltaDiscoveryRequest,
         requests: &mut Requests,
-        responses: &mpsc::Sender<Result<Response, Status>>,
+        responses: &mpsc::Sender<Outgoing>,
     ) -> End {
         match self.follow(first, requests, responses).await {
             Ok(never) => match never {},
@@ -178,7 +178,7 @@ impl Stream {
         &mut self,
         first: DeltaDiscoveryRequest,
         requests: &mut Requests,
-        responses: &mpsc::Sender<Result<Response, Status>>,
+        responses: &mpsc::Sender<Outgoing>,
     ) -> Result<std::convert::Infallible, End> {
         let mut heads = self.shared.catalog.watch();
         let mut revocations = self.shared.revocations.clone();
@@ -269,7 +269,7 @@ impl Stream {
     }
 
     /// Sends what there is to say, kind after kind in their order.
-    async fn send(&mut self, heads: &Heads, responses: &mpsc::Sender<Result<Response, Status>>) -> Result<(), End> {
+    async fn send(&mut self, heads: &Heads, responses: &mpsc::Sender<Outgoing>) -> Result<(), End> {
         for kind in Kind::ALL {
             if heads[kind.index()] == 0 || !self.subscriptions[kind.index()].is_started() {
                 continue;
@@ -299,7 +299,7 @@ impl Stream {
                 removed: page.removed,
             };
             // One response per kind is in flight at most, and the channel holds that many: this does not wait.
-            responses.send(Ok(response)).await.map_err(|_| End::Client)?;
+            responses.send(Box::new(Ok(response))).await.map_err(|_| End::Client)?;
         }
         Ok(())
     }
