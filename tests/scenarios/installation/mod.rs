@@ -29,4 +29,5 @@
 mod admission;
 mod cases;
 mod life;
+mod probes;
 mod world;

@@ -187,6 +187,35 @@ pub(super) async fn admitted(client: &Client, namespace: &str, pod: Value) -> Re
     Ok(serde_json::to_value(made).unwrap())
 }
 
+/// What begins the command of an application in Python, in a container that has [`python`]: nothing of this machine's own
+/// packages gets in its way.
+pub(super) const PYTHON: [&str; 3] = ["/interpreter/bin/python3", "-S", "-c"];
+
+/// Interpreter and packages of an application in Python, as an image would bring them, as fields of a pod's container
+/// (`env`, `volumeMounts`) and the pod's volumes.
+pub(super) async fn python() -> (Value, Value) {
+    let packages = std::env::var("SQUIRE_TEST_PYTHONPATH").expect("SQUIRE_TEST_PYTHONPATH is not set: use tests/run");
+    let mut command = Command::new("python3");
+    command.args(["-c", "import sys; print(sys.base_prefix, end='')"]);
+    let output = in_time("python3", command.output()).await.unwrap();
+    let prefix = String::from_utf8(output.stdout).unwrap();
+    let container = json!({
+        "env": [
+            {"name": "PYTHONPATH", "value": "/packages"}, {"name": "PYTHONHOME", "value": "/interpreter"},
+            {"name": "LD_LIBRARY_PATH", "value": "/interpreter/lib"},
+        ],
+        "volumeMounts": [
+            {"name": "packages", "mountPath": "/packages", "readOnly": true},
+            {"name": "interpreter", "mountPath": "/interpreter", "readOnly": true},
+        ],
+    });
+    let volumes = json!([
+        {"name": "packages", "hostPath": {"path": packages}},
+        {"name": "interpreter", "hostPath": {"path": prefix}},
+    ]);
+    (container, volumes)
+}
+
 /// Names of a pod's init containers.
 pub(super) fn inits(pod: &Value) -> Vec<&str> {
     let list = pod["spec"]["initContainers"].as_array().into_iter().flatten();
