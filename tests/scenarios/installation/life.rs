@@ -146,7 +146,7 @@ async fn runs(installed: &Installed, app: &str) -> String {
 }
 
 async fn applied_again_changes_nothing(installed: &Installed) {
-    let manifests = printed(&["install"]).await;
+    let manifests = installed.manifests().await;
     let again = installed.api.apply(&manifests).await;
     // The selector of a PodDisruptionBudget is replaced as a whole, so that kubectl always has something to send.
     let same = |line: &&str| line.ends_with("unchanged") || line.starts_with("poddisruptionbudget");

@@ -22,6 +22,7 @@ pub(super) struct Installed {
     pub(super) node: Kubelet,
     pub(super) api: ApiServer,
     pub(super) client: Client,
+    values: std::path::PathBuf,
     /// From the first object applied until every replica was available.
     pub(super) ready_in: Duration,
 }
@@ -54,6 +55,11 @@ pub(super) async fn printed(arguments: &[&str]) -> String {
 impl Installed {
     /// `squire install | kubectl apply -f -` in a new cluster; none where there cannot be one.
     pub(super) async fn new() -> Option<Self> {
+        Self::with(|_| String::new()).await
+    }
+
+    /// As [`Self::new`], with the values that this makes of the cluster.
+    pub(super) async fn with(values: impl FnOnce(&ApiServer) -> String) -> Option<Self> {
         if !namespace::possible() {
             return None;
         }
@@ -62,16 +68,18 @@ impl Installed {
         api.controllers().await;
         api.scheduler();
         let node = Kubelet::start(&api, "node-1", &[("squire-control", SYSTEM, 15012)]).await;
-        let manifests = printed(&["install"]).await;
-        let begun = Instant::now();
-        api.apply(&manifests).await;
         let client = api.client().await;
         let mut installed = Self {
+            values: api.dir().join("values.yaml"),
             node,
             api,
             client,
             ready_in: Duration::ZERO,
         };
+        std::fs::write(&installed.values, values(&installed.api)).unwrap();
+        let manifests = installed.manifests().await;
+        let begun = Instant::now();
+        installed.api.apply(&manifests).await;
         installed.available("squire-control", 2).await;
         installed.available("squire-injector", 2).await;
         eventually("the webhook has its caBundle", async || {
@@ -81,6 +89,11 @@ impl Installed {
         .await;
         installed.ready_in = begun.elapsed();
         Some(installed)
+    }
+
+    /// What `squire install` prints for these values.
+    pub(super) async fn manifests(&self) -> String {
+        printed(&["install", "--values", self.values.to_str().unwrap()]).await
     }
 
     /// Waits until so many replicas of a Deployment of ours are available.
