@@ -1,6 +1,9 @@
 //! Puts the rooms of the control plane together, starts them, and stops them in order: unready first, then streams, then
 //! the endpoints.
 
+mod follow;
+mod publish;
+
 use std::{
     net::SocketAddr,
     sync::{Arc, Weak},
@@ -8,32 +11,26 @@ use std::{
 };
 
 use squire_ca::store::Store;
-use squire_mesh::{bundle::TrustBundle, ports, svid::Revocations, wire::squire as wire};
-use tokio::{net::TcpListener, sync::watch, time::timeout};
+use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{
+    follow::{Member, Parts},
+    publish::{all_revoked, publish_bundles, publish_revocations},
+};
 use crate::{
     admin,
-    compile::Settings,
-    config::{Config, Kubernetes, Objects},
+    config::Config,
     error::ControlError,
-    federation::{Endpoints, Federated, Federation, FederationFigures},
+    federation::{Endpoints, Federation, FederationFigures},
     forecast::Forecaster,
-    issuing::{Issuing, Shared},
-    lease::Candidate,
+    issuing::Issuing,
     listener::Door,
     memory,
     metrics::Metrics,
     pages::ControlPages,
-    pipeline::{Pipeline, Status, record},
-    push::{Ads, Catalog, Fleet, Kind, Resource},
+    push::{Ads, Catalog, Fleet},
     reports::Reports,
-    routes::Verdict,
-    source::{
-        Directory, Source,
-        kubernetes::{Cluster, publish_remarks, publish_route_status},
-    },
-    tables,
 };
 
 /// A proxy whose connection is silent for this long is asked whether it is still there.
@@ -104,7 +101,7 @@ impl Running {
         let issuing = Issuing::open(&config, shared, &metrics, &stop, &tasks).await?;
         let ca_store = issuing.store();
         let (followed, gone) = parts.follow_objects(cluster.as_ref());
-        let revoked = parts.all_revoked(issuing.revocations(), gone);
+        let revoked = all_revoked(issuing.revocations(), gone, &stop, &tasks);
         let (issuer, jwt_issuer) = (issuing.service(revoked.clone())?, issuing.jwt_service(revoked.clone())?);
         let reports = Reports::new(Arc::clone(&catalog), metrics.clone());
         reports.heard_by(issuing.witness());
@@ -226,177 +223,6 @@ impl Running {
     }
 }
 
-/// What the parts of a control plane are started with.
-struct Parts<'a> {
-    config: &'a Config,
-    catalog: &'a Arc<Catalog>,
-    metrics: &'a Metrics,
-    stop: &'a CancellationToken,
-    tasks: &'a TaskTracker,
-}
-
-/// This process as one of the replicas in a cluster.
-struct Member {
-    client: kube::Client,
-    namespace: String,
-    replica: String,
-    leads: watch::Receiver<bool>,
-}
-
-impl Member {
-    fn shared_ca(&self) -> Shared {
-        Shared::new(self.client.clone(), &self.namespace, &self.replica, self.leads.clone())
-    }
-}
-
-/// What the objects tell, beside what is published.
-struct Followed {
-    status: watch::Receiver<Arc<Status>>,
-    /// Which trust domains are federated with; `None` until that is known.
-    federated: watch::Receiver<Option<Arc<[Federated]>>>,
-    /// What came of each route.
-    verdicts: watch::Receiver<Arc<[Verdict]>>,
-}
-
-type Revoked = watch::Receiver<Arc<Revocations>>;
-
-impl Parts<'_> {
-    /// Finds the cluster, where there is one, and stands for election among the replicas.
-    async fn enter_cluster(&self) -> Result<Option<Member>, ControlError> {
-        let Objects::Kubernetes(kubernetes) = &self.config.objects else {
-            return Ok(None);
-        };
-        let client = kubernetes.access.client().await?;
-        let Kubernetes {
-            namespace,
-            replica,
-            lease,
-            ..
-        } = kubernetes;
-        let candidate = Candidate::new(client.clone(), namespace, replica, *lease, self.metrics.clone());
-        let leads = candidate.leads();
-        self.tasks.spawn(candidate.run(self.stop.clone()));
-        Ok(Some(Member {
-            client,
-            namespace: namespace.clone(),
-            replica: replica.clone(),
-            leads,
-        }))
-    }
-
-    /// Starts to follow the objects, wherever they come from. Besides, who is revoked because of them.
-    fn follow_objects(&self, member: Option<&Member>) -> (Followed, Option<Revoked>) {
-        let Some(member) = member else {
-            // Without a cluster there is a directory.
-            let dir = match &self.config.objects {
-                Objects::Directory(dir) => dir.clone(),
-                Objects::Kubernetes(_) => Default::default(),
-            };
-            return (self.publish(Directory::new(dir, tables::review()).watched()), None);
-        };
-        let domain = self.config.trust_domain.clone();
-        let cluster = Cluster::watch(
-            &member.client,
-            domain,
-            tables::review(),
-            self.metrics,
-            self.stop,
-            self.tasks,
-        );
-        let gone = cluster.revoked();
-        let remarks = publish_remarks(
-            member.client.clone(),
-            cluster.mirror(),
-            member.leads.clone(),
-            member.replica.clone(),
-            self.metrics.clone(),
-        );
-        let mirror = cluster.mirror();
-        let followed = self.publish(cluster);
-        let statuses = publish_route_status(
-            member.client.clone(),
-            mirror,
-            followed.verdicts.clone(),
-            member.leads.clone(),
-            self.metrics.clone(),
-        );
-        let stop = self.stop.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = remarks => {}
-                () = statuses => {}
-            }
-        });
-        (followed, Some(gone))
-    }
-
-    /// Publishes what a source says.
-    fn publish<S: Source>(&self, source: S) -> Followed {
-        let settings = Settings {
-            trust_domain: self.config.trust_domain.clone(),
-            cluster_domain: self.config.cluster_domain.clone(),
-        };
-        let pipeline = Pipeline::new(source, settings, Arc::clone(self.catalog), self.metrics.clone());
-        let followed = Followed {
-            status: pipeline.status(),
-            federated: pipeline.federated(),
-            verdicts: pipeline.verdicts(),
-        };
-        self.tasks.spawn(pipeline.run(self.stop.clone()));
-        followed
-    }
-
-    /// What the CA has revoked, and what is revoked because of the objects.
-    fn all_revoked(&self, ca: Revoked, objects: Option<Revoked>) -> Revoked {
-        let Some(objects) = objects else { return ca };
-        let (sender, all) = watch::channel(Arc::new(merged(&ca, &objects)));
-        let (mut ca, mut objects, stop) = (ca, objects, self.stop.clone());
-        self.tasks.spawn(async move {
-            loop {
-                let changed = tokio::select! {
-                    () = stop.cancelled() => return,
-                    changed = ca.changed() => changed,
-                    changed = objects.changed() => changed,
-                };
-                if changed.is_err() {
-                    return;
-                }
-                ca.mark_unchanged();
-                objects.mark_unchanged();
-                sender.send_replace(Arc::new(merged(&ca, &objects)));
-            }
-        });
-        all
-    }
-}
-
-fn merged(ca: &Revoked, objects: &Revoked) -> Revocations {
-    let mut all = (**objects.borrow()).clone();
-    all.extend(&ca.borrow());
-    all
-}
-
-/// Pushes what is revoked whenever it changes.
-async fn publish_revocations(
-    mut revoked: watch::Receiver<Arc<Revocations>>,
-    catalog: Arc<Catalog>,
-    metrics: Metrics,
-    stop: CancellationToken,
-) {
-    loop {
-        let message = wire::Revocation::from(&**revoked.borrow_and_update());
-        let resource = Resource::new(Kind::Revocation, ports::REVOCATIONS.into(), &message);
-        for (kind, published) in catalog.publish([(Kind::Revocation, vec![resource])], None) {
-            record(&metrics, kind, published);
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = revoked.changed() => if changed.is_err() { return },
-        }
-    }
-}
-
 /// Opens the bundle endpoints that are configured.
 async fn serve_bundle(
     config: &Config,
@@ -418,36 +244,6 @@ async fn serve_bundle(
         tasks.spawn(serving.map_err(ControlError::BundleEndpoint)?);
     }
     Ok(())
-}
-
-/// Pushes our CA's bundle, and beside it those of other trust domains, whenever one of them changes.
-async fn publish_bundles(
-    mut own: watch::Receiver<Arc<TrustBundle>>,
-    mut federated: watch::Receiver<Arc<[TrustBundle]>>,
-    catalog: Arc<Catalog>,
-    metrics: Metrics,
-    stop: CancellationToken,
-) {
-    loop {
-        let bundle = Arc::clone(&own.borrow_and_update());
-        let others = Arc::clone(&federated.borrow_and_update());
-        let resource = |bundle: &TrustBundle| {
-            let name = bundle.trust_domain().as_str().into();
-            Resource::new(Kind::TrustBundle, name, &wire::TrustBundle::from(bundle))
-        };
-        let strangers = others
-            .iter()
-            .filter(|other| other.trust_domain() != bundle.trust_domain());
-        let resources = std::iter::once(&*bundle).chain(strangers).map(resource).collect();
-        for (kind, published) in catalog.publish([(Kind::TrustBundle, resources)], None) {
-            record(&metrics, kind, published);
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = own.changed() => if changed.is_err() { return },
-            changed = federated.changed() => if changed.is_err() { return },
-        }
-    }
 }
 
 async fn sweep(reports: Arc<Reports>, stop: CancellationToken) {

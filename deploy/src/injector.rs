@@ -1,5 +1,6 @@
 //! The injector: its Deployment, the settings it is given, and the webhook by which the API server asks it.
 
+use aws_lc_rs::digest;
 use serde_json::{Value, json};
 use squire_injector::webhook::PATH;
 use squire_mesh::ports::{CA_AUDIENCE, INJECT, INJECTOR_ACCOUNT, SYSTEM_NAMESPACE, WEBHOOK};
@@ -14,13 +15,22 @@ use crate::{
 pub(crate) const ADMIN: u16 = 15016;
 /// The ConfigMap with its settings.
 const CONFIG: &str = "squire-injector-config";
+/// Where it is mounted, and what is in it.
+const CONFIG_DIR: &str = "/etc/squire";
+const SETTINGS: &str = "settings.yaml";
+const CLIENT_CA: &str = "client-ca.pem";
+/// Annotation of the pods that have read it.
+const CONFIG_DIGEST: &str = "squire.mesh/config-digest";
 /// Namespaces that the cluster itself needs, whatever label somebody puts on them.
 const SYSTEM: [&str; 4] = ["kube-node-lease", "kube-public", "kube-system", SYSTEM_NAMESPACE];
 
 pub(crate) fn all(values: &Values) -> Vec<Value> {
     let mut config = ours("v1", "ConfigMap", CONFIG, INJECTOR_ACCOUNT);
     // Settings are plain values: they can always be written.
-    config["data"] = json!({"settings.yaml": serde_yaml_ng::to_string(&values.sidecar).unwrap_or_default()});
+    config["data"] = json!({SETTINGS: serde_yaml_ng::to_string(&values.sidecar).unwrap_or_default()});
+    if let Some(pem) = &values.webhook_client_ca {
+        config["data"][CLIENT_CA] = json!(pem);
+    }
     let mut service = ours("v1", "Service", INJECTOR_ACCOUNT, INJECTOR_ACCOUNT);
     service["spec"] = json!({
         "selector": selector(INJECTOR_ACCOUNT),
@@ -32,12 +42,15 @@ pub(crate) fn all(values: &Values) -> Vec<Value> {
             {"serviceAccountToken": {"audience": CA_AUDIENCE, "expirationSeconds": 3600, "path": "token"}},
         ]}},
     ]);
+    // What is in the ConfigMap is read at the start: other settings are other pods.
+    let mut annotations = scraped(ADMIN);
+    annotations[CONFIG_DIGEST] = json!(digest(&config["data"]));
     let injector = deployment(
         INJECTOR_ACCOUNT,
         values.injector_replicas,
         container(values),
         volumes,
-        scraped(ADMIN),
+        annotations,
     );
     let mut all = vec![config, service, injector, disruption_budget(INJECTOR_ACCOUNT)];
     if values.pod_monitor {
@@ -52,15 +65,22 @@ fn container(values: &Values) -> Value {
     let mut startup = probe("/ready");
     startup["periodSeconds"] = json!(1);
     startup["failureThreshold"] = json!(120);
+    let mut args = vec![
+        "injector".to_owned(),
+        format!("--settings={CONFIG_DIR}/{SETTINGS}"),
+        "--token=/var/run/squire/token".to_owned(),
+        format!("--control={}", values.sidecar.control),
+        format!("--listen=[::]:{WEBHOOK}"),
+        format!("--admin=[::]:{ADMIN}"),
+    ];
+    if values.webhook_client_ca.is_some() {
+        args.push(format!("--client-ca={CONFIG_DIR}/{CLIENT_CA}"));
+    }
     json!({
         "name": "injector",
         "image": values.image,
         "imagePullPolicy": values.image_pull_policy,
-        "args": [
-            "injector", "--settings", "/etc/squire/settings.yaml", "--token", "/var/run/squire/token",
-            "--control", values.sidecar.control,
-            "--listen", format!("[::]:{WEBHOOK}"), "--admin", format!("[::]:{ADMIN}"),
-        ],
+        "args": args,
         "env": [{"name": "SQUIRE_LOG", "value": values.log_level}],
         "ports": [
             {"name": "webhook", "containerPort": WEBHOOK, "protocol": "TCP"},
@@ -72,10 +92,16 @@ fn container(values: &Values) -> Value {
         "resources": resources(&values.injector_resources),
         "securityContext": security(),
         "volumeMounts": [
-            {"name": "config", "mountPath": "/etc/squire", "readOnly": true},
+            {"name": "config", "mountPath": CONFIG_DIR, "readOnly": true},
             {"name": "token", "mountPath": "/var/run/squire", "readOnly": true},
         ],
     })
+}
+
+/// SHA-256 of what a ConfigMap holds, in hexadecimal digits.
+fn digest(data: &Value) -> String {
+    let digest = digest::digest(&digest::SHA256, data.to_string().as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The sidecars of every namespace.

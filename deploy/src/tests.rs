@@ -186,6 +186,37 @@ fn values_are_read_strictly_and_every_mistake_is_shown() {
 }
 
 #[test]
+fn callers_of_the_webhook_stand_under_the_roots_that_the_values_name() {
+    let wrong = Values::from_yaml("webhookClientCa: 'no certificate'").unwrap_err();
+    assert!(
+        wrong.to_string().contains("webhookClientCa: holds no certificate"),
+        "{wrong}"
+    );
+    let pem = include_str!("tests/ca.pem");
+    let values = Values {
+        webhook_client_ca: Some(pem.to_owned()),
+        ..Values::default()
+    };
+    assert_eq!(values.check(), Ok(()));
+    let of = |values: &Values, kind: &str, name: &str| {
+        let all = objects(values);
+        let found = all.iter().find(|o| o["kind"] == kind && o["metadata"]["name"] == name);
+        found.unwrap().clone()
+    };
+    let config = of(&values, "ConfigMap", "squire-injector-config");
+    assert_eq!(config["data"]["client-ca.pem"], pem);
+    let template = |values: &Values| of(values, "Deployment", "squire-injector")["spec"]["template"].clone();
+    let [with, without] = [template(&values), template(&Values::default())];
+    let args = |template: &Value| template["spec"]["containers"][0]["args"].to_string();
+    let flag = "--client-ca=/etc/squire/client-ca.pem";
+    assert!(args(&with).contains(flag) && !args(&without).contains(flag));
+    // Pods read the ConfigMap once: with another one they are others.
+    let digest = |template: &Value| template["metadata"]["annotations"]["squire.mesh/config-digest"].clone();
+    assert!(digest(&with).is_string());
+    assert_ne!(digest(&with), digest(&without));
+}
+
+#[test]
 fn the_readme_of_values_is_what_the_code_reads() {
     let shown = serde_yaml_ng::to_string(&Values::default()).unwrap();
     assert_eq!(Values::from_yaml(&shown), Ok(Values::default()));

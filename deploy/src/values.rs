@@ -1,7 +1,10 @@
 //! What an admin may choose about an installation: one YAML document, every mistake of which is shown at once.
 
 use serde::{Deserialize, Serialize};
-use squire_injector::settings::{Resources, Settings};
+use squire_injector::{
+    settings::{Resources, Settings},
+    webhook::client_roots,
+};
 
 /// The values of one installation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +30,9 @@ pub struct Values {
     pub crds: bool,
     /// Whether PodMonitors are written: where the Prometheus operator is.
     pub pod_monitor: bool,
+    /// Roots (PEM) under which the webhook's callers have to stand, where API servers show a certificate; none: whoever the
+    /// NetworkPolicies let reach it may ask.
+    pub webhook_client_ca: Option<String>,
     /// What sidecars are like.
     pub sidecar: Settings,
 }
@@ -55,6 +61,7 @@ impl Default for Values {
             cluster_domain: "cluster.local".to_owned(),
             crds: true,
             pod_monitor: false,
+            webhook_client_ca: None,
             sidecar: Settings::default(),
         }
     }
@@ -96,6 +103,13 @@ impl Values {
                     "{key}: {replicas}; write 1 to 50 (2 or more survive the loss of a node)"
                 ));
             }
+        }
+        if let Some(pem) = &self.webhook_client_ca
+            && let Err(error) = client_roots(pem.as_bytes())
+        {
+            wrong.push(format!(
+                "webhookClientCa: {error}; write the PEM certificate of the CA that signed the API servers' certificates"
+            ));
         }
         if let Err(error) = self.sidecar.check() {
             wrong.extend(error.0.into_iter().map(|what| format!("sidecar.{what}")));

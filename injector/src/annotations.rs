@@ -13,6 +13,8 @@ use crate::settings::{Resources, Settings};
 const DOMAIN: &str = "squire.mesh/";
 /// As many exclusions as the redirection takes, all kinds together.
 const MOST_EXCLUSIONS: usize = 512;
+/// What a sidecar can be told of.
+pub(crate) const SUBSCRIPTIONS: &[&str] = &["all", "on-demand"];
 /// Annotations of pods that others read or write.
 const OTHERS: [&str; 4] = [ports::INJECT, ports::INJECTED, ports::SKIPPED, ports::TRANSPORT];
 
@@ -36,6 +38,7 @@ pub(crate) struct Wishes {
     pub(crate) log_level: String,
     pub(crate) access_log: String,
     pub(crate) unknown_destinations: String,
+    pub(crate) subscription: String,
     pub(crate) workload_api: bool,
 }
 
@@ -94,6 +97,11 @@ pub const KNOBS: &[Knob] = &[
         },
     },
     Knob {
+        name: "subscription",
+        help: "all or on-demand: whether the sidecar is told of every workload, or of those that its connections need",
+        set: |wishes, text| one_of(text, SUBSCRIPTIONS).map(|()| text.clone_into(&mut wishes.subscription)),
+    },
+    Knob {
         name: "workload-api",
         help: "true: the SPIFFE Workload API for the application, at SPIFFE_ENDPOINT_SOCKET",
         set: |wishes, text| one_of(text, &["true", "false"]).map(|()| wishes.workload_api = text == "true"),
@@ -116,6 +124,7 @@ impl Wishes {
             log_level: settings.log_level.clone(),
             access_log: settings.access_log.clone(),
             unknown_destinations: settings.unknown_destinations.clone(),
+            subscription: settings.subscription.clone(),
             workload_api: false,
         };
         let ours = annotations.iter().filter(|(key, _)| key.starts_with(DOMAIN));
@@ -265,6 +274,8 @@ mod tests {
             ("log-level", "verbose", "is not a level"),
             ("access-log", "/tmp/log", "stdout or off"),
             ("unknown-destinations", "deny", "passthrough or refuse"),
+            ("subscription", "some", "all or on-demand"),
+            ("subscription", "", "all or on-demand"),
             ("workload-api", "yes", "true or false"),
         ] {
             let (_, problems, _) = read(&[(key, value)]);

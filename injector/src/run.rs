@@ -3,10 +3,7 @@
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use kube::Client;
-use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject as _},
-};
+use rustls::RootCertStore;
 use squire_mesh::spiffe::TrustDomain;
 use tokio::{
     net::TcpListener,
@@ -204,16 +201,9 @@ async fn minor(client: &Client) -> kube::Result<u32> {
 }
 
 fn client_roots(path: &std::path::Path) -> io::Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
     let named = |error: &dyn std::fmt::Display| io::Error::other(format!("{}: {error}", path.display()));
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| named(&error))? {
-        let certificate = certificate.map_err(|error| named(&error))?;
-        roots.add(certificate).map_err(|error| named(&error))?;
-    }
-    if roots.is_empty() {
-        return Err(named(&"holds no certificate"));
-    }
-    Ok(roots)
+    let pem = std::fs::read(path).map_err(|error| named(&error))?;
+    webhook::client_roots(&pem).map_err(|error| named(&error))
 }
 
 async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {

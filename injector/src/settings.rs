@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use squire_mesh::spiffe::TrustDomain;
 
-use crate::quantity::Quantity;
+use crate::{annotations::SUBSCRIPTIONS, quantity::Quantity};
 
 /// Settings of every sidecar, unless a pod's annotations say otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,8 @@ pub struct Settings {
     pub access_log: String,
     /// `passthrough` or `refuse`: connections to addresses the mesh does not know.
     pub unknown_destinations: String,
+    /// `all` or `on-demand`: whether a sidecar is told of every workload, or of those that its connections need.
+    pub subscription: String,
 }
 
 /// CPU and memory, as Kubernetes quantities; none: no request, no limit.
@@ -72,6 +74,7 @@ impl Default for Settings {
             log_format: "json".to_owned(),
             access_log: "stdout".to_owned(),
             unknown_destinations: "passthrough".to_owned(),
+            subscription: "all".to_owned(),
         }
     }
 }
@@ -128,6 +131,7 @@ impl Settings {
                 &self.unknown_destinations,
                 &["passthrough", "refuse"],
             ),
+            one_of("subscription", &self.subscription, SUBSCRIPTIONS),
         ];
         wrong.extend(choices.into_iter().flatten());
         wrong.extend(
@@ -193,6 +197,7 @@ mod tests {
             log_format: "xml".into(),
             access_log: "/dev/null".into(),
             unknown_destinations: "drop".into(),
+            subscription: "some".into(),
             resources: Resources {
                 cpu_request: Some("2".into()),
                 cpu_limit: Some("500m".into()),
@@ -201,6 +206,6 @@ mod tests {
             },
         };
         let wrong = settings.check().unwrap_err();
-        assert_eq!(wrong.0.len(), 12, "{wrong}");
+        assert_eq!(wrong.0.len(), 13, "{wrong}");
     }
 }

@@ -146,6 +146,7 @@ fn environment(settings: &Settings, wishes: &Wishes, probes: &Probes) -> Vec<Val
         value("SQUIRE_PROXY_ADMIN", &format!("[::]:{}", ports::ADMIN)),
         value("SQUIRE_PROXY_ADMIN_DETAILS", "loopback"),
         value("SQUIRE_PROXY_UNKNOWN_DESTINATIONS", &wishes.unknown_destinations),
+        value("SQUIRE_PROXY_SUBSCRIPTION_MODE", &wishes.subscription),
         value("SQUIRE_PROXY_LOG_LEVEL", &wishes.log_level),
         value("SQUIRE_PROXY_LOG_FORMAT", &settings.log_format),
         value("SQUIRE_PROXY_ACCESS_LOG", &wishes.access_log),

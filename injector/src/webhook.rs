@@ -19,6 +19,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::{
     RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, pem::PemObject as _},
     server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
@@ -94,6 +95,22 @@ pub fn tls_config(
     let mut config = builder.with_cert_resolver(Arc::new(Newest(certificate)));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Roots under which callers have to stand, from PEM.
+///
+/// # Errors
+/// When it is no PEM, holds no certificate, or one that cannot be a root.
+pub fn client_roots(pem: &[u8]) -> Result<RootCertStore, io::Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| io::Error::other(format!("not PEM: {error:?}")))?;
+        roots.add(certificate).map_err(io::Error::other)?;
+    }
+    if roots.is_empty() {
+        return Err(io::Error::other("holds no certificate"));
+    }
+    Ok(roots)
 }
 
 /// Serves until told to stop; requests under way are answered.

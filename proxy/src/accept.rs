@@ -1,5 +1,6 @@
 //! Listening and accepting: a slot is taken before each accept, so that the limit holds and a drain misses nobody; a
-//! process that runs out of descriptors waits for one and goes on. Knows no TLS and no policy.
+//! process that runs out of descriptors waits for one and goes on. Told to stop, it takes what the kernel has accepted for
+//! us already, as those clients believe that they are connected. Knows no TLS and no policy.
 
 use std::{
     io,
@@ -74,7 +75,7 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     open().map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
 }
 
-/// Accepts until `stop`, handing each connection to `serve`.
+/// Accepts until `stop`, and then what has been waiting; hands each connection to `serve`.
 pub(crate) async fn accept_all(
     listener: TcpListener,
     destination: Destination,
@@ -83,13 +84,10 @@ pub(crate) async fn accept_all(
     stop: CancellationToken,
     mut serve: impl FnMut(Accepted),
 ) {
-    loop {
-        let Some(slot) = free_slot(&slots, &metrics, &stop).await else {
-            return;
-        };
+    while let Some(slot) = free_slot(&slots, &metrics, &stop).await {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
         };
         let (tcp, client) = match accepted {
             Ok(accepted) => accepted,
@@ -102,20 +100,39 @@ pub(crate) async fn accept_all(
                 continue;
             }
         };
+        if let Some(accepted) = destination.of(tcp, client, slot, &metrics) {
+            serve(accepted);
+        }
+    }
+    // Asked of the kernel itself: tokio may not have heard yet of what came last.
+    let Ok(waiting) = listener.into_std() else { return };
+    while let Ok(slot) = Arc::clone(&slots).try_acquire_owned()
+        && let Ok((tcp, client)) = waiting.accept()
+    {
+        let adopted = tcp.set_nonblocking(true).and_then(|()| TcpStream::from_std(tcp));
+        if let Some(accepted) = adopted.ok().and_then(|tcp| destination.of(tcp, client, slot, &metrics)) {
+            serve(accepted);
+        }
+    }
+}
+
+impl Destination {
+    /// The connection with where it is meant to go; none if that is nowhere.
+    fn of(self, tcp: TcpStream, client: SocketAddr, slot: OwnedSemaphorePermit, metrics: &Metrics) -> Option<Accepted> {
         let since = Instant::now();
         let client = canonical(client);
-        let (address, app, port) = match destination {
-            Destination::Fixed { address, app, port } => (address, app, port),
-            Destination::Original => match original_destination(&tcp) {
+        let (address, app, port) = match self {
+            Self::Fixed { address, app, port } => (address, app, port),
+            Self::Original => match original_destination(&tcp) {
                 Ok(address) => (address, address, address.port()),
                 Err(error) => {
                     metrics.accept_failed("original_destination");
                     tracing::debug!(%client, %error, "connection was not redirected to us; closed");
-                    continue;
+                    return None;
                 }
             },
         };
-        serve(Accepted {
+        Some(Accepted {
             tcp,
             client,
             destination: address,
@@ -123,7 +140,7 @@ pub(crate) async fn accept_all(
             port,
             since,
             slot,
-        });
+        })
     }
 }
 

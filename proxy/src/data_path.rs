@@ -135,7 +135,13 @@ pub fn start(config: &Config, inputs: Inputs) -> io::Result<DataPath> {
         bind_source: config.bind_source,
         explicit,
     };
-    let callouts = Callouts::new(Arc::new(way), None, recorder.metrics.registry()).map_err(io::Error::other)?;
+    let callouts = Callouts::new(
+        Arc::new(way),
+        None,
+        config.token_keys_refresh,
+        recorder.metrics.registry(),
+    )
+    .map_err(io::Error::other)?;
     let shared = Arc::new(Shared {
         state,
         demand,
@@ -172,7 +178,10 @@ pub fn start(config: &Config, inputs: Inputs) -> io::Result<DataPath> {
         config.limits.max_connections.min(Semaphore::MAX_PERMITS),
     ));
     for listener in listeners {
-        tokio::spawn(serve(Arc::clone(&shared), listener, Arc::clone(&slots)));
+        // Tracked: until it has stopped, there may be more to come.
+        shared
+            .tasks
+            .spawn(serve(Arc::clone(&shared), listener, Arc::clone(&slots)));
     }
     Ok(DataPath {
         shared,

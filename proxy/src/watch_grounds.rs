@@ -58,6 +58,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
                 judge_all(&shared, &snapshot, false);
                 shared.http2.sweep(&shared);
                 tell_standing(&shared, &snapshot);
+                shared.callouts.refresh();
                 if count.is_multiple_of(HOUSEKEEPING) {
                     sweep(&shared);
                     shared.metrics.expire_idle_series();

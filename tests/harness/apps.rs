@@ -1,12 +1,15 @@
 //! Applications in this process: a server that echoes, one that says who it is, and others that misbehave in known ways.
 
-use std::{future::Future, net::SocketAddr};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
+
+/// After an accept that failed, as for want of descriptors.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A server that ends when dropped.
 #[derive(Debug)]
@@ -48,7 +51,10 @@ where
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => drop(tokio::spawn(serve(stream))),
-                Err(_) => tokio::task::yield_now().await,
+                Err(error) => {
+                    eprintln!("the application at {address} cannot accept: {error}");
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         }
     });

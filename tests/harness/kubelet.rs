@@ -7,6 +7,7 @@
 mod container;
 mod network;
 mod pod;
+mod probe;
 mod volumes;
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    process::{Output, Stdio},
+    process::Output,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -33,14 +34,13 @@ use serde_json::{Value, json};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
-    process::Command,
     sync::watch,
     task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
 
 use self::network::Network;
-use crate::{ApiServer, PATIENCE, Signal, cluster::APP_UID};
+use crate::{ApiServer, PATIENCE, Signal, eventually};
 
 /// Between two looks at what is to run here.
 const LOOK: Duration = Duration::from_millis(200);
@@ -139,16 +139,13 @@ impl Kubelet {
         }
     }
 
-    /// Runs a program in a container, as `kubectl exec` does; as the application's user.
+    /// Runs a program in a container, as `kubectl exec` does: as the container's user, with its variables.
     pub async fn exec(&self, pod: &str, container: &str, arguments: &[&str]) -> Output {
         let key = (pod.to_owned(), container.to_owned());
         let pid = self.node.containers.lock().unwrap().get(&key).copied();
         let pid = pid.unwrap_or_else(|| panic!("{container} of {pod} does not run"));
-        let mut command = Command::new("nsenter");
-        command.args(["--target", &pid.to_string(), "--net", "--mount", "--root", "--wd", "--"]);
-        let uid = APP_UID.to_string();
-        command.args(["setpriv", "--reuid", &uid, "--regid", &uid, "--clear-groups", "--"]);
-        command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+        let what = format!("{container} of {pod} has begun");
+        let mut command = eventually(&what, async || container::enter(pid, arguments)).await;
         let output = timeout(PATIENCE, command.output()).await;
         output
             .unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {arguments:?}"))

@@ -112,6 +112,7 @@ impl ApiServer {
             ("kubelet-certificate-authority", pki("ca.crt")),
             ("authorization-mode", "Node,RBAC".into()),
             ("enable-admission-plugins", "NodeRestriction".into()),
+            ("admission-control-config-file", pki("admission.yaml")),
             ("service-cluster-ip-range", "10.96.0.0/16".into()),
             ("allow-privileged", "true".into()),
             ("profiling", "false".into()),

@@ -48,6 +48,6 @@ pub use kubernetes::ApiServer;
 pub use mesh::{DOMAIN, Mesh, Papers, id};
 pub use pair::{Listens, Pair};
 pub use peers::{Peer, require};
-pub use process::{Process, Signal, binary, raise_file_limit};
+pub use process::{Process, Signal, alone, binary, raise_file_limit};
 pub use sidecar::{Pod, Sidecar};
 pub use wait::{PATIENCE, eventually, in_time};

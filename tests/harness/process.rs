@@ -37,11 +37,31 @@ pub fn binary(name: &str) -> PathBuf {
     built
 }
 
-/// Lets this process and its children open as many files as the system allows.
-pub fn raise_file_limit() {
+/// Lets this process and its children open as many files as the system allows, and says how many that is.
+pub fn raise_file_limit() -> u64 {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).unwrap();
+    limit.current.unwrap_or(u64::MAX)
+}
+
+/// Whether this process is there for `test` alone. Where it is not, one that is has passed it when this returns.
+pub async fn alone(test: &str) -> bool {
+    const ALONE: &str = "SQUIRE_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", test, "--nocapture"])
+        .env(ALONE, "1")
+        .kill_on_drop(true);
+    let output = command.output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("1 passed"), "no test has this name: {test}\n{said}");
+    eprintln!("{said}");
+    false
 }
 
 /// A running child.

@@ -1,6 +1,8 @@
 //! Sidecars that subscribe on demand: they hold what their connections need and nothing else, and know as much about it
 //! as if they held everything.
 
+mod revoked;
+
 use std::fmt::Write as _;
 
 use squire_tests::{

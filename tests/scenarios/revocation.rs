@@ -28,7 +28,8 @@ async fn succeeds(mesh: &Mesh, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-async fn revoke(mesh: &Mesh, target: &str) -> String {
+/// Has the control plane's CA revoke an identity or a serial number.
+pub(super) async fn revoke(mesh: &Mesh, target: &str) -> String {
     succeeds(
         mesh,
         &["ca", "revoke", target, "--dir", "ca", "--reason", "broken into"],
@@ -62,7 +63,8 @@ async fn shown(mesh: &Mesh, account: &str) -> Shown {
     }
 }
 
-async fn serial(mesh: &Mesh, account: &str) -> String {
+/// The serial number of the last certificate of an account.
+pub(super) async fn serial(mesh: &Mesh, account: &str) -> String {
     let log = succeeds(
         mesh,
         &[

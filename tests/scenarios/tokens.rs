@@ -233,6 +233,39 @@ async fn keys_are_fetched_by_url_once_and_again_when_a_token_names_a_new_one() {
 }
 
 #[tokio::test]
+async fn keys_are_fetched_again_on_a_timer_and_a_key_that_was_withdrawn_is_no_longer_good() {
+    let mesh = Mesh::strict();
+    let (old, new) = (Issuer::with_key(ISSUER, "old"), Issuer::with_key(ISSUER, "new"));
+    let address = SocketAddr::new(mesh.address("keys"), 8000);
+    let server = KeyServer::start(address, &old.jwks()).await;
+    write_rules(
+        &mesh,
+        &format!("  - {{issuer: '{ISSUER}', jwksUri: 'http://{address}/keys'}}\n"),
+    );
+    let pair = Pair::with(&mesh, Mirror::start().await, &["tokens.keysRefresh=1s"]).await;
+    let mut client = pair.client().await;
+    let (by_old, by_new) = (old.token(&json!({})), new.token(&json!({})));
+    assert_eq!(get(&mut client, "/a", Some(&by_old)).await.status, 200);
+
+    // No token names the new key: only time makes the sidecar ask.
+    server.rotate(&new.jwks());
+    eventually("the withdrawn key is refused", async || {
+        let answer = get(&mut client, "/a", Some(&by_old)).await;
+        (answer.status == 401).then_some(())
+    })
+    .await;
+    assert_eq!(get(&mut client, "/a", Some(&by_new)).await.status, 200);
+
+    // Nor does it take a request that the sidecar is busy with.
+    let asked = server.asked();
+    assert_eq!(get(&mut client, "/a", Some(&by_new)).await.status, 200);
+    eventually("they are fetched once more", async || {
+        (server.asked() > asked).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_key_server_that_is_down_refuses_tokens_until_it_is_back_and_nothing_afterwards() {
     let mesh = Mesh::strict();
     let issuer = Issuer::new(ISSUER);

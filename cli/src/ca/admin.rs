@@ -88,7 +88,7 @@ impl Asked {
 
     /// Of which trust domain it is the CA.
     pub(super) fn trust_domain(&self) -> Result<TrustDomain, Failure> {
-        let name = match page::of_cluster(&self.cluster, "/ca/status")? {
+        let name = match self.page("/ca/status")? {
             Some(page) => {
                 let status: serde_json::Value = serde_json::from_str(&page).map_err(Failure::unavailable)?;
                 status["trust_domain"].as_str().unwrap_or_default().to_owned()
@@ -98,7 +98,13 @@ impl Asked {
         name.parse().map_err(Failure::configuration)
     }
 
-    fn place(&self) -> Place {
+    /// A page of the cluster's control plane about its CA; none of a directory's.
+    pub(super) fn page(&self, path: &str) -> Result<Option<String>, Failure> {
+        page::of_cluster(&self.cluster, path)
+    }
+
+    /// Where the CA of a directory is.
+    pub(super) fn place(&self) -> Place {
         Place {
             // Only a cluster goes without.
             dir: self.dir.clone().unwrap_or_default(),

@@ -20,15 +20,12 @@ use squire_ca::{
 };
 
 use super::{
-    KeyArgs, Place,
+    Place,
+    admin::Asked,
     output::{Format, pairs, print, show},
     rotate::{progress_in, progress_table},
 };
-use crate::{
-    cluster::ClusterArgs,
-    exit::{Failure, Outcome},
-    policy::page,
-};
+use crate::exit::{Failure, Outcome};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -51,18 +48,8 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Directory of the CA's keys and state (the control plane's --ca-dir)
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "SQUIRE_CA_DIR",
-        required_unless_present = "kubernetes"
-    )]
-    dir: Option<PathBuf>,
     #[command(flatten)]
-    key: KeyArgs,
-    #[command(flatten)]
-    cluster: ClusterArgs,
+    asked: Asked,
     /// In which form
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     output: Format,
@@ -93,13 +80,10 @@ enum BundleFormat {
 
 impl Args {
     pub(super) fn run(self) -> Outcome {
-        if let Some(page) = page::of_cluster(&self.cluster, "/ca/status")? {
+        if let Some(page) = self.asked.page("/ca/status")? {
             return shared::run(&page, self.output);
         }
-        let place = Place {
-            dir: self.dir.unwrap_or_default(),
-            key: self.key,
-        };
+        let place = self.asked.place();
         let status = Status::read(&place.shared()?)?;
         let shown = Shown {
             rotation: rotation(&place.dir, &status)?,

@@ -325,6 +325,7 @@ fn annotations_shape_the_sidecar_and_the_redirection() {
         "squire.mesh/proxy-cpu-limit": "2",
         "squire.mesh/proxy-memory-request": "64Mi",
         "squire.mesh/log-level": "debug",
+        "squire.mesh/subscription": "on-demand",
         "prometheus.io/scrape": "true", "prometheus.io/port": "8080",
     });
     let (patched, _) = injected(&pod);
@@ -343,10 +344,12 @@ fn annotations_shape_the_sidecar_and_the_redirection() {
         })
     );
     let env = proxy["env"].as_array().unwrap();
-    assert!(
-        env.contains(&json!({"name": "SQUIRE_PROXY_LOG_LEVEL", "value": "debug"})),
-        "{env:?}"
-    );
+    for (name, value) in [
+        ("SQUIRE_PROXY_LOG_LEVEL", "debug"),
+        ("SQUIRE_PROXY_SUBSCRIPTION_MODE", "on-demand"),
+    ] {
+        assert!(env.contains(&json!({"name": name, "value": value})), "{env:?}");
+    }
     assert_eq!(
         patched["metadata"]["annotations"]["prometheus.io/port"], "8080",
         "an application's own scraping stays"

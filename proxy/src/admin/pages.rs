@@ -208,6 +208,7 @@ fn config_view(config: &Config) -> Value {
             "keep": text(config.subscription.keep),
             "maxSelectors": config.subscription.max_selectors,
         },
+        "tokens": { "keysRefresh": text(config.token_keys_refresh) },
         "tls": {
             "engine": match config.tls_engine {
                 TlsEngine::Squire => "squire",

@@ -18,7 +18,11 @@ pub(crate) mod mesh;
 pub(crate) mod metrics;
 pub(crate) mod outside;
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use prometheus::Registry;
 use squire_mesh::policy::{Request, Table};
@@ -38,21 +42,28 @@ pub(crate) struct Callouts {
 
 impl Callouts {
     /// Reaches providers and key servers by `connect` (usually [`mesh::Mesh`]); servers outside of the mesh that are asked
-    /// by `https` must show a certificate of `roots`, a PEM file (none: the system's).
+    /// by `https` must show a certificate of `roots`, a PEM file (none: the system's). Keys of tokens are fetched again after
+    /// `keys_refresh`.
     ///
     /// # Errors
     /// When a metric is declared twice.
     pub(crate) fn new(
         connect: Arc<dyn Connect>,
         roots: Option<PathBuf>,
+        keys_refresh: Duration,
         registry: &Registry,
     ) -> Result<Self, prometheus::Error> {
         let metrics = Arc::new(CalloutMetrics::register(registry)?);
         let client = Arc::new(Client::new(connect, Tls::new(roots)));
         Ok(Self {
-            verifier: Verifier::new(Arc::clone(&client), Arc::clone(&metrics), Pace::default()),
+            verifier: Verifier::new(Arc::clone(&client), Arc::clone(&metrics), Pace::every(keys_refresh)),
             asker: Asker::new(client, metrics),
         })
+    }
+
+    /// Keeps what has been fetched from growing old; called every second.
+    pub(crate) fn refresh(&self) {
+        let _ = self.verifier.refresh_keys();
     }
 
     /// Verifies the tokens of a request. At once where the keys are there; `Err` is the reply that refuses it.

@@ -65,6 +65,8 @@ pub struct Config {
     pub subscription: Subscription,
     /// Which code protects TLS records after the handshake.
     pub tls_engine: TlsEngine,
+    /// Keys of tokens that come by URL are fetched again when they are older than this.
+    pub token_keys_refresh: Duration,
     /// Which code speaks HTTP/2 with applications and peers.
     pub http2_engine: Http2Engine,
     /// How long live connections get at shutdown.

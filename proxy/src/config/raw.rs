@@ -54,6 +54,7 @@ pub(super) struct Raw {
     pool: Pool,
     unknown: Unknown,
     subscription: Subscription,
+    token_keys_refresh: Duration,
     tls_engine: TlsEngine,
     http2_engine: Http2Engine,
     drain_grace: Duration,
@@ -96,6 +97,10 @@ impl Raw {
             pool: root.section("pool", pool),
             unknown: root.or("unknownDestinations", Unknown::Passthrough),
             subscription: root.section("subscription", subscription),
+            token_keys_refresh: root.section("tokens", |s| {
+                let (least, most) = (Duration::from_secs(1), DAY);
+                s.duration("keysRefresh", Duration::from_secs(300), least, most)
+            }),
             tls_engine: root.section("tls", |s| s.or("engine", TlsEngine::Squire)),
             http2_engine: root.section("http2", |s| s.or("engine", Http2Engine::Squire)),
             drain_grace: root.section("drain", |s| {
@@ -154,6 +159,7 @@ impl Raw {
             pool: self.pool,
             unknown: self.unknown,
             subscription: self.subscription,
+            token_keys_refresh: self.token_keys_refresh,
             tls_engine: self.tls_engine,
             http2_engine: self.http2_engine,
             drain_grace: self.drain_grace,

@@ -120,6 +120,11 @@ pub const SETTINGS: &[Setting] = &[
     setting("pool.maxIdlePerPeer", "64", "idle mesh connections kept for each peer"),
     setting("pool.idleTimeout", "60s", "idle mesh connections are closed after"),
     setting(
+        "tokens.keysRefresh",
+        "5m",
+        "keys of tokens that come by URL are fetched again after; a key that was withdrawn is good for so long",
+    ),
+    setting(
         "tls.engine",
         "squire",
         "what protects TLS records: squire (our own, in place) or rustls",

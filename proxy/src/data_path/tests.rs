@@ -169,6 +169,7 @@ impl Mesh {
                 max_selectors: 1_000,
             },
             unknown: config::Unknown::Passthrough,
+            token_keys_refresh: Duration::from_secs(300),
             tls_engine: config::TlsEngine::Squire,
             http2_engine: config::Http2Engine::Squire,
             drain_grace: Duration::from_secs(10),

@@ -66,6 +66,11 @@ impl Verifier {
         }
     }
 
+    /// Fetches keys again that are in use and have grown old; called every second. Says how many sources that are.
+    pub(crate) fn refresh_keys(&self) -> usize {
+        self.sources.refresh()
+    }
+
     /// Verifies every token the rules find in a request. Nothing of the request is borrowed by what is returned.
     pub(crate) fn verify(&self, issuers: &[TokenIssuer], view: &RequestView<'_>, now: SystemTime) -> Verification {
         let mut edits = Edits::default();

@@ -1,6 +1,6 @@
 //! Where keys come from and how long they are good: inline, a file that is read again when it changes, a URL (or what the
-//! issuer's discovery document names) that is fetched, kept, refreshed in the background, and asked again, not too often,
-//! when a token names a key it did not have. The last good set stays when a source fails.
+//! issuer's discovery document names) that is fetched, kept, refreshed on a timer while it is used, and asked again, not too
+//! often, when a token names a key it did not have. The last good set stays when a source fails.
 
 use std::{
     collections::HashMap,
@@ -23,9 +23,9 @@ use crate::callouts::{
 /// When keys are fetched again.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
-    /// A set older than this is refreshed in the background when it is used.
+    /// A set in use that is older than this is refreshed in the background.
     pub(crate) refresh: Duration,
-    /// One older than this is not used before it was tried to refresh it.
+    /// One older than this, because nobody used it, is not used before it was tried to refresh it.
     pub(crate) stale: Duration,
     /// The shortest time between two fetches because of unknown keys.
     pub(crate) unknown_key: Duration,
@@ -33,11 +33,12 @@ pub(crate) struct Pace {
     pub(crate) failed: Duration,
 }
 
-impl Default for Pace {
-    fn default() -> Self {
+impl Pace {
+    /// With this age at which keys are refreshed.
+    pub(crate) fn every(refresh: Duration) -> Self {
         Self {
-            refresh: Duration::from_secs(300),
-            stale: Duration::from_secs(3600),
+            refresh,
+            stale: refresh + refresh / 10,
             unknown_key: Duration::from_secs(10),
             failed: Duration::from_secs(1),
         }
@@ -91,6 +92,8 @@ struct Held {
     set: Option<Arc<KeySet>>,
     /// When the set came.
     since: Option<Instant>,
+    /// Whether anybody has asked for it since.
+    used: bool,
     /// When it was last tried, and whether that failed.
     tried: Option<Instant>,
     failed: bool,
@@ -134,22 +137,28 @@ impl Sources {
     }
 
     fn fetched(self: &Arc<Self>, source: &Arc<Source>) -> Known {
-        let held = source.lock();
-        let age = held.since.map(|since| since.elapsed());
+        let mut held = source.lock();
+        held.used = true;
+        let fresh = held.since.is_some_and(|since| since.elapsed() < self.pace.stale);
         let waits = held.tried.is_some_and(|tried| tried.elapsed() < self.pace.failed);
-        match (&held.set, age) {
-            (Some(set), Some(age)) if age < self.pace.stale || waits => {
-                let set = Arc::clone(set);
-                drop(held);
-                if age >= self.pace.refresh && !waits && source.fetching.try_lock().is_ok() {
-                    let (sources, source) = (Arc::clone(self), Arc::clone(source));
-                    tokio::spawn(async move { sources.fetch(&source, None).await });
-                }
-                Known::Set(set)
-            }
+        match &held.set {
+            // Of a source that fails, the last good set stays; the timer tries on.
+            Some(set) if fresh || waits || held.failed => Known::Set(Arc::clone(set)),
             _ if waits && held.failed => Known::Failed,
             _ => Known::Unfetched,
         }
+    }
+
+    /// Fetches again, in the background, what is used and has grown old; called every second. Says how many that are.
+    pub(super) fn refresh(self: &Arc<Self>) -> usize {
+        let mut due: Vec<_> = self.lock().values().map(Arc::clone).collect();
+        due.retain(|source| source.is_due(self.pace) && source.fetching.try_lock().is_ok());
+        let count = due.len();
+        for source in due {
+            let sources = Arc::clone(self);
+            tokio::spawn(async move { sources.fetch(&source, None).await });
+        }
+        count
     }
 
     /// Fetches a source that is not there, or that lacks a key (`lacking`: the set in which it was not found). Returns
@@ -207,6 +216,7 @@ impl Sources {
                     held.set = Some(Arc::new(set));
                 }
                 held.since = Some(Instant::now());
+                held.used = false;
             }
             Err(why) if held.set.is_some() => {
                 tracing::warn!(
@@ -295,7 +305,7 @@ impl Sources {
     }
 
     fn source(&self, place: &Place) -> Arc<Source> {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.lock();
         if let Some(source) = all.get(place) {
             return Arc::clone(source);
         }
@@ -310,9 +320,27 @@ impl Sources {
         all.insert(place.clone(), Arc::clone(&source));
         source
     }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Place, Arc<Source>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Source {
+    /// Whether a set that was fetched is to be fetched again.
+    fn is_due(&self, pace: Pace) -> bool {
+        let held = self.lock();
+        let old = held.since.is_some_and(|since| since.elapsed() >= pace.refresh);
+        let pause = if held.failed {
+            pace.failed.max(pace.refresh / 10)
+        } else {
+            pace.failed
+        };
+        let waits = held.tried.is_some_and(|tried| tried.elapsed() < pause);
+        let fetched = matches!(self.place.keys, TokenKeys::Url(_) | TokenKeys::Discovery);
+        fetched && held.used && old && !waits
+    }
+
     fn lock(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -669,7 +669,7 @@ async fn fetched_keys_are_kept_and_then_verify_at_once() {
 async fn requests_that_come_together_share_one_fetch() {
     let key = TestKey::ec("k", "ES256");
     let server = KeyServer::start(set(&[&key])).await;
-    let (verifier, rules) = (verifier(Pace::default()), [server.rule()]);
+    let (verifier, rules) = (verifier(QUICK), [server.rule()]);
     let head = bearer(&key.sign(&claims()));
     let all = (0..20).map(|_| verify(&verifier, &rules, &head));
     assert!(futures_util::future::join_all(all).await.iter().all(Result::is_ok));
@@ -747,12 +747,43 @@ async fn the_last_good_keys_stay_in_use_when_their_server_fails() {
     });
     assert!(verify(&verifier, &rules, &head).await.is_ok());
     server.status.store(503, SeqCst);
-    let asked = server.asked();
     assert!(verify(&verifier, &rules, &head).await.is_ok());
-    while server.asked() == asked || verifier.metrics.fetches("failure") == 0 {
+    assert_eq!(verifier.refresh_keys(), 1);
+    while verifier.metrics.fetches("failure") == 0 {
         tokio::task::yield_now().await;
     }
     assert!(verify(&verifier, &rules, &head).await.is_ok());
+}
+
+#[tokio::test]
+async fn keys_in_use_are_fetched_again_on_a_timer_and_one_that_was_withdrawn_is_not_good_any_more() {
+    let (old, new) = (TestKey::ec("old", "ES256"), TestKey::ec("new", "ES256"));
+    let server = KeyServer::start(set(&[&old])).await;
+    let rules = [server.rule()];
+    let fetched = async |verifier: &Verifier, times| {
+        while verifier.metrics.fetches("success") < times {
+            tokio::task::yield_now().await;
+        }
+    };
+    let young = verifier(QUICK);
+    assert!(verify(&young, &rules, &bearer(&old.sign(&claims()))).await.is_ok());
+    assert_eq!(young.refresh_keys(), 0, "they are not old enough");
+
+    let verifier = verifier(Pace {
+        refresh: Duration::ZERO,
+        unknown_key: Duration::from_secs(3600),
+        ..QUICK
+    });
+    assert!(verify(&verifier, &rules, &bearer(&old.sign(&claims()))).await.is_ok());
+    *server.body.lock().unwrap() = set(&[&new]);
+    assert_eq!(verifier.refresh_keys(), 1);
+    fetched(&verifier, 2).await;
+    // No token had to name the new key, and none that names the old one asks anybody.
+    assert!(verify(&verifier, &rules, &bearer(&old.sign(&claims()))).await.is_err());
+    assert!(verify(&verifier, &rules, &bearer(&new.sign(&claims()))).await.is_ok());
+    assert_eq!(verifier.refresh_keys(), 1);
+    fetched(&verifier, 3).await;
+    assert_eq!(verifier.refresh_keys(), 0, "nobody has used them since");
 }
 
 #[tokio::test]

@@ -3,11 +3,13 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    process::Stdio,
 };
 
 use serde_json::Value;
 use tokio::process::Command;
 
+use super::volumes;
 use crate::{binary, cluster::APP_UID, namespace::Namespace};
 
 /// Makes the root directory in a mount namespace of its own, which ends with the process: this machine's programs, the
@@ -74,7 +76,7 @@ pub(super) fn command(place: &Place<'_>, container: &Value) -> Command {
         command.arg(program).args([at, "ro"]);
     }
     for mount in container["volumeMounts"].as_array().into_iter().flatten() {
-        let from = place.dir.join("volumes").join(mount["name"].as_str().unwrap());
+        let from = volumes::at(place.pod, place.dir, mount["name"].as_str().unwrap());
         let path = mount["mountPath"].as_str().unwrap().trim_end_matches('/');
         command.arg(from).arg(path);
         command.arg(if mount["readOnly"] == true { "ro" } else { "rw" });
@@ -97,6 +99,33 @@ pub(super) fn command(place: &Place<'_>, container: &Value) -> Command {
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .envs(variables);
     command
+}
+
+/// A program that is run in a container that runs: as its user, with its variables. None while the container's own program
+/// has not begun.
+pub(super) fn enter(pid: u32, arguments: &[&str]) -> Option<Command> {
+    let process = Path::new("/proc").join(pid.to_string());
+    let status = std::fs::read_to_string(process.join("status")).ok()?;
+    let uid = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:"))?
+        .split_whitespace()
+        .next()?;
+    // As root its directories are made; nothing that is entered here runs so.
+    if uid == "0" {
+        return None;
+    }
+    let mut command = Command::new("nsenter");
+    command.args(["--target", &pid.to_string(), "--net", "--mount", "--root", "--wd", "--"]);
+    command.args(["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--"]);
+    let environ = std::fs::read(process.join("environ")).ok()?;
+    let pairs = environ.split(|byte| *byte == 0).filter_map(|pair| {
+        let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
+        Some((name.to_owned(), value.to_owned()))
+    });
+    command.env_clear().envs(pairs);
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    Some(command)
 }
 
 /// User and capabilities. Images run as the application's user unless the spec names one.

@@ -1,15 +1,7 @@
 //! The life of one pod: sandbox, volumes, init containers in order (a sidecar counts as done once it has started), then the
 //! containers; probes and restarts as long as it runs; then the containers' end, and the sidecars' after it.
 
-use std::{
-    fmt::Write as _,
-    fs,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    process::ExitStatus,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt::Write as _, fs, net::IpAddr, path::PathBuf, process::ExitStatus, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -18,7 +10,6 @@ use kube::{
 };
 use serde_json::{Value, json};
 use tokio::{
-    net::TcpStream,
     sync::watch,
     time::{Instant, sleep, timeout},
 };
@@ -26,9 +17,10 @@ use tokio::{
 use super::{
     NodeState,
     container::{self, Place},
+    probe::{At, Probe},
     volumes,
 };
-use crate::{Process, Signal, http, namespace::Namespace};
+use crate::{Process, Signal, namespace::Namespace};
 
 /// Between two looks at its containers.
 const LOOK: Duration = Duration::from_millis(250);
@@ -57,6 +49,54 @@ struct Running {
     sidecar: bool,
     ended: Option<ExitStatus>,
     restarts: u32,
+    readiness: Option<Probe>,
+    liveness: Option<Probe>,
+    ready: bool,
+}
+
+impl Running {
+    fn new(spec: &Value, process: Process, sidecar: bool, restarts: u32) -> Self {
+        Self {
+            spec: spec.clone(),
+            process,
+            sidecar,
+            ended: None,
+            restarts,
+            readiness: Probe::of(spec, "readinessProbe", false),
+            liveness: Probe::of(spec, "livenessProbe", true),
+            ready: false,
+        }
+    }
+
+    /// Asks after readiness and life. One that has no life in it is told to end, and is started again once it has.
+    async fn look(&mut self, address: IpAddr) {
+        let at = At {
+            address,
+            pid: self.process.pid(),
+        };
+        self.ready = match &mut self.readiness {
+            Some(probe) => probe.holds(at).await,
+            None => true,
+        };
+        if let Some(probe) = &mut self.liveness
+            && !probe.holds(at).await
+        {
+            ended(&mut self.process).await;
+        }
+    }
+}
+
+/// Told to end, and made to end when it does not.
+async fn ended(process: &mut Process) {
+    process.signal(Signal::TERM);
+    let ends = async {
+        while process.exit().is_none() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if timeout(GRACE, ends).await.is_err() {
+        process.kill().await;
+    }
 }
 
 /// Runs a pod from its first sight to its end. The API server's object goes last.
@@ -131,6 +171,12 @@ impl Sandbox {
         for container in spec["containers"].as_array().unwrap() {
             self.start(container, false);
         }
+        if self.running[before..]
+            .iter()
+            .any(|running| running.spec["startupProbe"].is_object())
+        {
+            self.says("Running", false).await;
+        }
         for index in before..self.running.len() {
             self.started(index).await;
         }
@@ -162,14 +208,13 @@ impl Sandbox {
             if ended.len() == self.running.iter().filter(|running| !running.sidecar).count() {
                 return ended.iter().all(ExitStatus::success);
             }
-            let mut ready = true;
-            for running in &self.running {
-                let probe = &running.spec["readinessProbe"];
-                ready &= probe.is_null() || asked(self.address, &running.spec, probe).await;
+            for running in self.running.iter_mut().filter(|running| running.ended.is_none()) {
+                running.look(self.address).await;
             }
-            if told != Some(ready) {
-                self.says("Running", ready).await;
-                told = Some(ready);
+            let seen: Vec<_> = self.running.iter().map(|one| (one.ready, one.restarts)).collect();
+            if told.as_ref() != Some(&seen) {
+                self.says("Running", seen.iter().all(|(ready, _)| *ready)).await;
+                told = Some(seen);
             }
             if refreshed.elapsed() > REFRESH {
                 volumes::refresh(&self.node.client, &self.pod, &self.dir).await;
@@ -199,20 +244,14 @@ impl Sandbox {
     }
 
     fn start(&mut self, container: &Value, sidecar: bool) {
-        self.running.push(Running {
-            process: self.spawn(container),
-            spec: container.clone(),
-            sidecar,
-            ended: None,
-            restarts: 0,
-        });
+        let process = self.spawn(container);
+        self.running.push(Running::new(container, process, sidecar, 0));
     }
 
     fn restart(&mut self, index: usize) {
-        let process = self.spawn(&self.running[index].spec);
-        let running = &mut self.running[index];
-        running.process = process;
-        running.restarts += 1;
+        let before = &self.running[index];
+        let process = self.spawn(&before.spec);
+        self.running[index] = Running::new(&before.spec, process, before.sidecar, before.restarts + 1);
     }
 
     /// Runs an init container until it has succeeded.
@@ -235,12 +274,22 @@ impl Sandbox {
 
     /// Waits until a container has started, as its startup probe says it.
     async fn started(&mut self, index: usize) {
-        let spec = self.running[index].spec.clone();
-        let probe = &spec["startupProbe"];
-        while !probe.is_null() && !asked(self.address, &spec, probe).await {
-            if self.running[index].process.exit().is_some() {
+        let Some(mut probe) = Probe::of(&self.running[index].spec, "startupProbe", false) else {
+            return;
+        };
+        loop {
+            let running = &mut self.running[index];
+            if running.process.exit().is_some() {
                 sleep(BACKOFF).await;
                 self.restart(index);
+                continue;
+            }
+            let at = At {
+                address: self.address,
+                pid: running.process.pid(),
+            };
+            if probe.holds(at).await {
+                return;
             }
             sleep(Duration::from_millis(50)).await;
         }
@@ -258,15 +307,7 @@ impl Sandbox {
                 if running.process.exit().is_some() {
                     continue;
                 }
-                running.process.signal(Signal::TERM);
-                let ends = async {
-                    while running.process.exit().is_none() {
-                        sleep(Duration::from_millis(20)).await;
-                    }
-                };
-                if timeout(GRACE, ends).await.is_err() {
-                    running.process.kill().await;
-                }
+                ended(&mut running.process).await;
             }
         }
         let mut containers = self.node.containers.lock().unwrap();
@@ -307,8 +348,8 @@ impl Sandbox {
             let containers = self.running.iter().filter(|running| running.sidecar == sidecars);
             let status = |running: &Running| {
                 json!({
-                    "name": running.spec["name"], "image": running.spec["image"], "imageID": "", "ready": ready,
-                    "restartCount": running.restarts, "started": true,
+                    "name": running.spec["name"], "image": running.spec["image"], "imageID": "",
+                    "ready": running.ready && phase == "Running", "restartCount": running.restarts, "started": true,
                 })
             };
             containers.map(status).collect::<Vec<_>>()
@@ -339,32 +380,4 @@ impl Sandbox {
         let _ = self.api().delete(self.name(), &params).await;
         let _ = fs::remove_dir_all(self.dir.join("volumes"));
     }
-}
-
-/// Asks once, as a kubelet's probe does: from the node, by the pod's address.
-async fn asked(address: IpAddr, container: &Value, probe: &Value) -> bool {
-    let limit = Duration::from_secs(probe["timeoutSeconds"].as_u64().unwrap_or(1));
-    let port = |action: &Value| SocketAddr::new(address, port(container, &action["port"]));
-    let asking = async {
-        if let Some(action) = probe.get("httpGet") {
-            let path = action["path"].as_str().unwrap_or("/");
-            let answer = http::get(port(action), path).await;
-            answer.is_ok_and(|(status, _)| (200..400).contains(&status))
-        } else if let Some(action) = probe.get("tcpSocket") {
-            TcpStream::connect(port(action)).await.is_ok()
-        } else {
-            panic!("this probe is not played: {probe}")
-        }
-    };
-    timeout(limit, asking).await.unwrap_or(false)
-}
-
-fn port(container: &Value, port: &Value) -> u16 {
-    let number = port.as_u64().or_else(|| {
-        let ports = container["ports"].as_array().into_iter().flatten();
-        ports
-            .filter(|named| named["name"] == *port)
-            .find_map(|named| named["containerPort"].as_u64())
-    });
-    u16::try_from(number.expect("the port is declared")).unwrap()
 }

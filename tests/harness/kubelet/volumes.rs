@@ -1,6 +1,11 @@
-//! The volumes of a pod as directories: projected tokens, ConfigMaps, what the downward API tells, and empty ones.
+//! The volumes of a pod as directories: projected tokens, ConfigMaps, what the downward API tells, empty ones, and this
+//! machine's own (`hostPath`).
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
@@ -12,6 +17,14 @@ use crate::kubernetes;
 /// Before the next look for a ConfigMap that is not there yet.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// Where a volume is on this machine.
+pub(super) fn at(pod: &Value, dir: &Path, name: &str) -> PathBuf {
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    let volume = volumes.into_iter().find(|volume| volume["name"] == name);
+    let host = volume.and_then(|volume| volume["hostPath"]["path"].as_str());
+    host.map_or_else(|| dir.join("volumes").join(name), PathBuf::from)
+}
+
 /// Makes all of a pod's volumes; waits for what is not there yet, as a kubelet does.
 pub(super) async fn mount(client: &Client, pod: &Value, dir: &Path) {
     for volume in pod["spec"]["volumes"].as_array().into_iter().flatten() {
@@ -19,7 +32,7 @@ pub(super) async fn mount(client: &Client, pod: &Value, dir: &Path) {
         fs::create_dir_all(&at).unwrap();
         // An empty one is everybody's.
         fs::set_permissions(&at, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-        if volume.get("emptyDir").is_some() {
+        if volume.get("emptyDir").is_some() || volume.get("hostPath").is_some() {
             continue;
         }
         while !fill(client, pod, volume, &at, true).await {

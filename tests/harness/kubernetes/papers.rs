@@ -66,9 +66,37 @@ impl Papers {
             let config = kubeconfig(url, &dir.join("ca.crt"), &credentials);
             fs::write(dir.join(format!("{file}.kubeconfig")), config).unwrap();
         }
+        self.write_callers(dir);
         let accounts = KeyPair::generate().unwrap();
         fs::write(dir.join("accounts.key"), accounts.serialize_pem()).unwrap();
         fs::write(dir.join("accounts.pub"), accounts.public_key_pem()).unwrap();
+    }
+
+    /// What the API server shows to admission webhooks that ask for a certificate, and who has signed it: a CA that signs
+    /// nothing else, so that no other certificate of the cluster is a webhook's caller.
+    fn write_callers(&self, dir: &Path) {
+        let callers = Self::new(self.address);
+        fs::write(dir.join("webhook-callers.crt"), &callers.certificate).unwrap();
+        callers.sign(dir, "webhook-caller", "kube-apiserver", None, &[], self.address);
+        let file = |name: &str| dir.join(name).display().to_string();
+        let users = format!(
+            "apiVersion: v1\nkind: Config\nusers:\n- name: 'squire-injector.squire-system.svc'\n  user: {{client-certificate: \
+             {}, client-key: {}}}\n",
+            file("webhook-caller.crt"),
+            file("webhook-caller.key")
+        );
+        fs::write(dir.join("webhooks.kubeconfig"), users).unwrap();
+        let webhooks = format!(
+            "{{apiVersion: apiserver.config.k8s.io/v1, kind: WebhookAdmissionConfiguration, kubeConfigFile: {}}}",
+            file("webhooks.kubeconfig")
+        );
+        let plugins = ["MutatingAdmissionWebhook", "ValidatingAdmissionWebhook"]
+            .map(|name| format!("- {{name: {name}, configuration: {webhooks}}}\n"));
+        let admission = format!(
+            "apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\nplugins:\n{}",
+            plugins.concat()
+        );
+        fs::write(dir.join("admission.yaml"), admission).unwrap();
     }
 
     fn sign(&self, dir: &Path, file: &str, user: &str, group: Option<&str>, names: &[&str], address: IpAddr) {

@@ -57,6 +57,29 @@ async fn a_drain_loses_no_request_that_is_under_way() {
 }
 
 #[tokio::test]
+async fn connections_that_the_kernel_had_taken_when_the_drain_began_are_served() {
+    let mesh = Mesh::strict();
+    let mut pair = pair(&mesh, "").await;
+    assert_eq!(pair.client().await.get("/first").await.status, 200);
+    // The sidecar is kept from accepting; for their clients these connections stand, and their requests have been sent.
+    pair.web.process.signal(squire_tests::Signal::STOP);
+    let mut queued = Vec::new();
+    for _ in 0..300 {
+        let mut client = pair.client().await;
+        client.send("GET /queued HTTP/1.1\r\nHost: db\r\n\r\n").await.unwrap();
+        queued.push(client);
+    }
+    pair.web.process.signal(squire_tests::Signal::TERM);
+    pair.web.process.signal(squire_tests::Signal::CONT);
+    for mut client in queued {
+        assert_eq!(client.answer().await.status, 200);
+    }
+    assert!(pair.web.process.ended().await.success());
+    let log = pair.web.process.log();
+    assert!(log.contains("drained cut=0"), "{log}");
+}
+
+#[tokio::test]
 async fn an_end_that_breaks_off_is_told_to_the_other_and_counted_by_whose_it_was() {
     let mesh = Mesh::strict();
     let pair = pair(&mesh, "").await;

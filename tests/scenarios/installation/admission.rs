@@ -1,8 +1,8 @@
-//! Admission under everything that can happen to it: pods of every shape, callers who have no business there, certificates
+//! Admission under everything that can happen to it, by an API server that shows the webhook who it is: pods of every shape,
+//! callers who have no business there, certificates
 //! that change under a stream of creations, nobody who answers, rights that are taken away.
 
 use std::{
-    process::Output,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -12,10 +12,9 @@ use std::{
 
 use serde_json::{Value, json};
 use squire_tests::{Signal, eventually, in_time};
-use tokio::process::Command;
 
 use super::{
-    cases,
+    callers, cases,
     world::{Installed, SYSTEM, admitted, inits, printed},
 };
 
@@ -33,20 +32,20 @@ const STREAMS: usize = 4;
 /// Times that each certificate is renewed meanwhile.
 const RENEWALS: usize = 5;
 
-fn pod(name: &str) -> Value {
+pub(super) fn pod(name: &str) -> Value {
     json!({"metadata": {"name": name}, "spec": {"containers": [{
         "name": "web", "image": "web:1", "ports": [{"name": "http", "containerPort": 8080}],
         "livenessProbe": {"httpGet": {"path": "/live", "port": "http"}}, "readinessProbe": {"grpc": {"port": 9090}},
     }]}})
 }
 
-fn is_injected(pod: &Value) -> bool {
+pub(super) fn is_injected(pod: &Value) -> bool {
     inits(pod).starts_with(&["squire-redirect", "squire-proxy"])
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn admission_holds_whatever_is_created_whoever_calls_and_whatever_happens_to_the_injector() {
-    let Some(installed) = Installed::new().await else {
+    let Some(installed) = Installed::with(callers::only_the_api_server).await else {
         return;
     };
     installed.namespace("shop", true).await;
@@ -54,7 +53,8 @@ async fn admission_holds_whatever_is_created_whoever_calls_and_whatever_happens_
     cases::every_shape_of_pod_is_injected_or_says_why_not(&installed).await;
     applied_twice_and_server_side_a_pod_stays_as_it_is(&installed).await;
     who_is_skipped_is_told_and_listed(&installed).await;
-    what_is_no_review_is_refused_and_the_next_review_answered(&installed).await;
+    callers::are_answered_only_with_the_certificate_of_the_api_server(&installed).await;
+    callers::whose_request_is_no_review_are_refused_and_the_next_review_is_answered(&installed).await;
     admission_takes_little_time(&installed).await;
     certificates_change_under_a_stream_of_creations(&installed).await;
     a_new_root_reaches_the_webhook_without_anybody_noticing(&installed).await;
@@ -111,54 +111,6 @@ async fn who_is_skipped_is_told_and_listed(installed: &Installed) {
     .await;
     installed.remove("shop", "host").await;
     installed.remove("shop", "out").await;
-}
-
-/// Whoever reaches the webhook's port may ask; what is no review gets no answer.
-async fn what_is_no_review_is_refused_and_the_next_review_answered(installed: &Installed) {
-    let (injector, _) = installed.node.processes("injector").remove(0);
-    let url = format!("https://{}:15017/inject", installed.node.address(&injector).unwrap());
-    let large = installed.api.dir().join("large");
-    std::fs::write(&large, vec![b' '; (16 << 20) + 1]).unwrap();
-    let upload = format!("@{}", large.display());
-    let json = "content-type: application/json";
-    let another_version = r#"{"apiVersion":"admission.k8s.io/v2","kind":"AdmissionReview","request":{"uid":"u"}}"#;
-    let deletion = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","operation":"DELETE","resource":{"group":"","version":"v1","resource":"pods"},"object":null}}"#;
-    for (arguments, status) in [
-        (vec!["-X", "GET"], "405"),
-        (vec!["-H", "content-type: text/plain", "-d", "{}"], "415"),
-        (vec!["-H", json, "-d", "{}"], "400"),
-        (vec!["-H", json, "-d", "no JSON"], "400"),
-        (vec!["-H", json, "-d", another_version], "400"),
-        (vec!["-H", json, "-d", deletion], "400"),
-        (vec!["-H", json, "-H", "expect:", "--data-binary", &upload], "413"),
-    ] {
-        let output = curl(&url, &arguments).await;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        // An answer before all was sent may be lost with the connection.
-        let lost = status == "413" && said.ends_with("000");
-        assert!(lost || said.ends_with(status), "{arguments:?}: {said}");
-    }
-    let plaintext = curl(&url.replace("https", "http"), &["-d", "{}"]).await;
-    assert!(!plaintext.status.success(), "plaintext is no review either");
-    let old = curl(&url, &["--tls-max", "1.2", "-d", "{}"]).await;
-    assert!(!old.status.success(), "TLS 1.3 alone");
-    for reason in ["method", "content_type", "malformed", "too_large", "handshake"] {
-        let labels = [("reason", reason)];
-        let counted = installed
-            .figure("injector", 15016, "squire_injector_refused_total", &labels)
-            .await;
-        assert!(counted >= 1.0, "{reason}");
-    }
-    for _ in 0..4 {
-        assert!(is_injected(&installed.admitted("shop", pod("next")).await.unwrap()));
-    }
-}
-
-async fn curl(url: &str, arguments: &[&str]) -> Output {
-    let mut command = Command::new("curl");
-    command.args(["-sk", "--http1.1", "-w", "%{http_code}", "--max-time", "20"]);
-    command.args(arguments).arg(url).kill_on_drop(true);
-    in_time("curl", command.output()).await.unwrap()
 }
 
 /// Times of creations, sorted.
@@ -385,7 +337,7 @@ async fn without_rights_the_injector_goes_on_and_catches_up(installed: &Installe
         is_injected(&installed.admitted("late", pod("x")).await.unwrap()),
         "the webhook needs no rights"
     );
-    installed.api.apply(&printed(&["install"]).await).await;
+    installed.api.apply(&installed.manifests().await).await;
     eventually(
         "the roots come to the namespace that was meshed meanwhile",
         async || {

@@ -6,9 +6,21 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use squire_tests::{eventually, id};
 
-use super::world::{Installed, SYSTEM, inits, printed, squire};
+use super::{
+    probes,
+    world::{Installed, PYTHON, SYSTEM, inits, printed, python, squire},
+};
 
 /// Two Deployments and what they need, as an application's own manifests have it.
+async fn shop() -> String {
+    let (mut app, volumes) = python().await;
+    app["name"] = json!("app");
+    app["image"] = json!("debian");
+    app["command"] = json!(["sleep", "infinity"]);
+    format!("{SHOP}      containers: [{app}]\n      volumes: {volumes}\n")
+}
+
+/// All but the containers of the last.
 const SHOP: &str = "
 ---
 {apiVersion: v1, kind: ServiceAccount, metadata: {name: db, namespace: shop}}
@@ -47,7 +59,21 @@ spec:
     metadata: {labels: {app: web}, annotations: {squire.mesh/workload-api: 'true'}}
     spec:
       serviceAccountName: web
-      containers: [{name: app, image: debian, command: [sleep, infinity]}]
+";
+
+/// What an application does that has the `spiffe` package and no configuration: its own SVID, and what it shows others.
+const OWN_IDENTITY: &str = "
+import json
+from spiffe import WorkloadApiClient
+with WorkloadApiClient() as client:
+    svid = client.fetch_x509_svid(timeout=20)
+    token = client.fetch_jwt_svid(audience={'db'}, timeout=20)
+    roots = client.fetch_x509_bundles(timeout=20).get_bundle_for_trust_domain(svid.spiffe_id.trust_domain)
+print(json.dumps({
+    'id': str(svid.spiffe_id), 'token': str(token.spiffe_id), 'roots': len(roots.x509_authorities),
+    'issuer': svid.cert_chain[-1].issuer.rfc4514_string(),
+    'signed': [root.subject.rfc4514_string() for root in roots.x509_authorities],
+}))
 ";
 
 const ONLY_BATCH: &str = "
@@ -89,14 +115,15 @@ async fn a_mesh_is_installed_carries_an_application_under_its_policies_and_goes_
     applied_again_changes_nothing(&installed).await;
 
     installed.namespace("shop", true).await;
-    installed.api.apply(SHOP).await;
+    installed.api.apply(&shop().await).await;
     let (db, web) = (runs(&installed, "db").await, runs(&installed, "web").await);
-    let again = installed.api.apply(SHOP).await;
+    let again = installed.api.apply(&shop().await).await;
     assert!(again.lines().all(|line| line.ends_with("unchanged")), "{again}");
     pods_are_as_the_injector_made_them(&installed, &web).await;
     traffic_bears_identities(&installed, &db, &web).await;
     checked_all_is_well(&installed).await;
     the_application_has_an_identity_of_its_own(&installed, &web).await;
+    probes::of_every_kind_say_of_a_pod_what_they_say_without_a_sidecar(&installed).await;
     a_policy_denies_and_its_removal_allows(&installed, &db, &web).await;
     a_job_ends(&installed).await;
     gone_without_residue(&installed, &web).await;
@@ -119,7 +146,7 @@ async fn runs(installed: &Installed, app: &str) -> String {
 }
 
 async fn applied_again_changes_nothing(installed: &Installed) {
-    let manifests = printed(&["install"]).await;
+    let manifests = installed.manifests().await;
     let again = installed.api.apply(&manifests).await;
     // The selector of a PodDisruptionBudget is replaced as a whole, so that kubectl always has something to send.
     let same = |line: &&str| line.ends_with("unchanged") || line.starts_with("poddisruptionbudget");
@@ -207,21 +234,20 @@ async fn checked_all_is_well(installed: &Installed) {
     }
 }
 
+/// Through the socket, whose address its container was told at admission.
 async fn the_application_has_an_identity_of_its_own(installed: &Installed, web: &str) {
-    let words = [
-        "sh",
-        "-c",
-        "test -S \"${SPIFFE_ENDPOINT_SOCKET#unix://}\" || ls -la /run/squire/workload-api",
-    ];
-    let mut asked = words.map(str::to_owned);
-    // exec has no container's variables, as kubectl exec has.
-    asked[2] = asked[2].replace(
-        "${SPIFFE_ENDPOINT_SOCKET#unix://}",
-        "/run/squire/workload-api/agent.sock",
+    let output = installed
+        .node
+        .exec(web, "app", &[&PYTHON[..], &[OWN_IDENTITY]].concat())
+        .await;
+    assert!(output.status.success(), "{output:?}");
+    let got: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&got["id"], &got["token"]), (&json!(id("web")), &json!(id("web"))));
+    assert_eq!(got["roots"], 1, "{got}");
+    assert_eq!(
+        got["issuer"], got["signed"][0],
+        "the chain ends under the mesh's root: {got}"
     );
-    let asked: Vec<&str> = asked.iter().map(String::as_str).collect();
-    let output = installed.node.exec(web, "app", &asked).await;
-    assert!(output.stdout.is_empty() && output.status.success(), "{output:?}");
 }
 
 async fn a_policy_denies_and_its_removal_allows(installed: &Installed, db: &str, web: &str) {

@@ -11,8 +11,9 @@
 //! | `kubectl apply` twice and server-side apply of pods | `admission`, `life` |
 //! | webhook down, our own pods and system namespaces | `admission` |
 //! | certificate rotated under a stream of creations | `admission` |
-//! | malformed and oversized reviews, callers without TLS 1.3 | `admission` (`injector/tests/webhook.rs`: client certificates) |
-//! | unauthorised callers, least privilege | `admission`; of the CA: `kubernetes/tokens`; with a kubeconfig: `kubernetes/reach` |
+//! | malformed and oversized reviews, callers without TLS 1.3 | `callers` |
+//! | unauthorised callers of the webhook | `callers` |
+//! | least privilege | `admission`; of the CA: `kubernetes/tokens`; with a kubeconfig: `kubernetes/reach` |
 //! | RBAC removed while running | injector: `admission`; control plane: `kubernetes/survival` |
 //! | namespace relabelled | meshed or not: `admission`; under policies: `kubernetes/survival` |
 //! | 5,000 pods, 500 policies, churn, 1,000 proxies | `kubernetes/burst` |
@@ -27,6 +28,8 @@
 #![allow(clippy::print_stderr, reason = "figures, for whoever runs it by hand")]
 
 mod admission;
+mod callers;
 mod cases;
 mod life;
+mod probes;
 mod world;

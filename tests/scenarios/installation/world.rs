@@ -22,6 +22,7 @@ pub(super) struct Installed {
     pub(super) node: Kubelet,
     pub(super) api: ApiServer,
     pub(super) client: Client,
+    values: std::path::PathBuf,
     /// From the first object applied until every replica was available.
     pub(super) ready_in: Duration,
 }
@@ -54,6 +55,11 @@ pub(super) async fn printed(arguments: &[&str]) -> String {
 impl Installed {
     /// `squire install | kubectl apply -f -` in a new cluster; none where there cannot be one.
     pub(super) async fn new() -> Option<Self> {
+        Self::with(|_| String::new()).await
+    }
+
+    /// As [`Self::new`], with the values that this makes of the cluster.
+    pub(super) async fn with(values: impl FnOnce(&ApiServer) -> String) -> Option<Self> {
         if !namespace::possible() {
             return None;
         }
@@ -62,16 +68,18 @@ impl Installed {
         api.controllers().await;
         api.scheduler();
         let node = Kubelet::start(&api, "node-1", &[("squire-control", SYSTEM, 15012)]).await;
-        let manifests = printed(&["install"]).await;
-        let begun = Instant::now();
-        api.apply(&manifests).await;
         let client = api.client().await;
         let mut installed = Self {
+            values: api.dir().join("values.yaml"),
             node,
             api,
             client,
             ready_in: Duration::ZERO,
         };
+        std::fs::write(&installed.values, values(&installed.api)).unwrap();
+        let manifests = installed.manifests().await;
+        let begun = Instant::now();
+        installed.api.apply(&manifests).await;
         installed.available("squire-control", 2).await;
         installed.available("squire-injector", 2).await;
         eventually("the webhook has its caBundle", async || {
@@ -81,6 +89,11 @@ impl Installed {
         .await;
         installed.ready_in = begun.elapsed();
         Some(installed)
+    }
+
+    /// What `squire install` prints for these values.
+    pub(super) async fn manifests(&self) -> String {
+        printed(&["install", "--values", self.values.to_str().unwrap()]).await
     }
 
     /// Waits until so many replicas of a Deployment of ours are available.
@@ -185,6 +198,35 @@ pub(super) async fn admitted(client: &Client, namespace: &str, pod: Value) -> Re
     let pod: Pod = serde_json::from_value(pod).unwrap();
     let made = api.create(&params, &pod).await.map_err(|error| error.to_string())?;
     Ok(serde_json::to_value(made).unwrap())
+}
+
+/// What begins the command of an application in Python, in a container that has [`python`]: nothing of this machine's own
+/// packages gets in its way.
+pub(super) const PYTHON: [&str; 3] = ["/interpreter/bin/python3", "-S", "-c"];
+
+/// Interpreter and packages of an application in Python, as an image would bring them, as fields of a pod's container
+/// (`env`, `volumeMounts`) and the pod's volumes.
+pub(super) async fn python() -> (Value, Value) {
+    let packages = std::env::var("SQUIRE_TEST_PYTHONPATH").expect("SQUIRE_TEST_PYTHONPATH is not set: use tests/run");
+    let mut command = Command::new("python3");
+    command.args(["-c", "import sys; print(sys.base_prefix, end='')"]);
+    let output = in_time("python3", command.output()).await.unwrap();
+    let prefix = String::from_utf8(output.stdout).unwrap();
+    let container = json!({
+        "env": [
+            {"name": "PYTHONPATH", "value": "/packages"}, {"name": "PYTHONHOME", "value": "/interpreter"},
+            {"name": "LD_LIBRARY_PATH", "value": "/interpreter/lib"},
+        ],
+        "volumeMounts": [
+            {"name": "packages", "mountPath": "/packages", "readOnly": true},
+            {"name": "interpreter", "mountPath": "/interpreter", "readOnly": true},
+        ],
+    });
+    let volumes = json!([
+        {"name": "packages", "hostPath": {"path": packages}},
+        {"name": "interpreter", "hostPath": {"path": prefix}},
+    ]);
+    (container, volumes)
 }
 
 /// Names of a pod's init containers.

@@ -159,7 +159,13 @@ impl Rig {
             bind_source: None,
             explicit: false,
         };
-        let callouts = Callouts::new(Arc::new(mesh), None, recorder.metrics.registry()).unwrap();
+        let callouts = Callouts::new(
+            Arc::new(mesh),
+            None,
+            Duration::from_secs(300),
+            recorder.metrics.registry(),
+        )
+        .unwrap();
         let shared = Arc::new(Shared {
             demand: None,
             state,
