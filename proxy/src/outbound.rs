@@ -63,17 +63,47 @@ pub(crate) async fn serve(shared: Arc<Shared>, accepted: Accepted, target: Targe
     record.close(&outcome);
 }
 
+/// Step after step, each in memory of its own: what is needed only until the way is known is given back then, and an idle
+/// connection holds what its last step holds.
 async fn attempt(shared: &Arc<Shared>, app: TcpStream, record: &Record, target: &Target) -> Outcome {
+    let begun = Box::pin(begin(shared, app, record, target)).await;
+    let begun = match begun {
+        Ok(begun) => begun,
+        Err(outcome) => return outcome,
+    };
+    match begun.seen {
+        Application::Http1 => Box::pin(requests(shared, record, begun.to, begun.wire, None)).await,
+        Application::Http2 => Box::pin(streams(shared, record, begun.to, begun.wire)).await,
+        _ => {
+            let reached = Box::pin(reach(shared, record, begun)).await;
+            match reached {
+                Ok(reached) => Box::pin(carry(shared, record, reached)).await,
+                Err(outcome) => outcome,
+            }
+        }
+    }
+}
+
+/// An application that is going to be served.
+struct Begun {
+    wire: TcpWire,
+    to: (Route, Target),
+    /// What it speaks, as far as it has said so.
+    seen: Application,
+}
+
+/// Where it leads, and what its application says first.
+async fn begin(shared: &Arc<Shared>, app: TcpStream, record: &Record, target: &Target) -> Result<Begun, Outcome> {
     if let Err(unanswered) = shared.known(Need::Target(target)).await {
         socket::abort_on_close(&app);
-        return Outcome::Unanswered(unanswered);
+        return Err(Outcome::Unanswered(unanswered));
     }
     let snapshot = shared.snapshot();
     let route = match route(&snapshot, target) {
         Ok(route) => route,
         Err(why) => {
             socket::abort_on_close(&app);
-            return Outcome::NoRoute(why);
+            return Err(Outcome::NoRoute(why));
         }
     };
     let declared = route.declared(&snapshot);
@@ -83,17 +113,14 @@ async fn attempt(shared: &Arc<Shared>, app: TcpStream, record: &Record, target: 
     // opened to find out what it speaks, and OPEN and its first bytes share one record. Nobody waits: at most one turn of
     // the event loop is spent.
     yield_now().await;
-    let seen = match heard(&mut wire, record, declared).await {
-        Ok(seen) => seen,
-        Err(interrupted) => return abandon(wire, Outcome::Interrupted(interrupted)),
-    };
-    if seen == Application::Http1 {
-        return Box::pin(requests(shared, record, (route, target.clone()), &mut wire, None)).await;
+    match heard(&mut wire, record, declared).await {
+        Ok(seen) => Ok(Begun {
+            wire,
+            to: (route, target.clone()),
+            seen,
+        }),
+        Err(interrupted) => Err(abandon(wire, Outcome::Interrupted(interrupted))),
     }
-    if seen == Application::Http2 {
-        return Box::pin(streams(shared, record, (route, target.clone()), wire)).await;
-    }
-    Box::pin(bytes(shared, record, (route, target.clone()), wire, seen)).await
 }
 
 /// HTTP/1: each request finds its own way.
@@ -101,7 +128,7 @@ async fn requests(
     shared: &Arc<Shared>,
     record: &Record,
     (route, target): (Route, Target),
-    wire: &mut TcpWire,
+    mut wire: TcpWire,
     open: Option<(UpKey, IdleUp)>,
 ) -> Outcome {
     let way = Way {
@@ -111,7 +138,7 @@ async fn requests(
         target,
     };
     let mut side = h1::Outbound::new(way, open);
-    h1::serve(shared, record, wire, &mut side).await
+    h1::serve(shared, record, &mut wire, &mut side).await
 }
 
 /// HTTP/2: each stream finds its own way.
@@ -126,14 +153,16 @@ async fn streams(shared: &Arc<Shared>, record: &Record, (route, target): (Route,
     h2::serve_outbound(Arc::new(way), app, received.into()).await
 }
 
+/// An application whose peer has been reached.
+struct Reached {
+    begun: Begun,
+    opened: Opened,
+    permit: Permit,
+}
+
 /// Bytes, or something that is not known yet (`seen`): reaches for an endpoint at once.
-async fn bytes(
-    shared: &Arc<Shared>,
-    record: &Record,
-    to: (Route, Target),
-    wire: TcpWire,
-    seen: Application,
-) -> Outcome {
+async fn reach(shared: &Arc<Shared>, record: &Record, begun: Begun) -> Result<Reached, Outcome> {
+    let Begun { wire, to, seen } = begun;
     let (route, target) = &to;
     let mut tried = Vec::new();
     let mut last = Outcome::NoRoute("no endpoint");
@@ -146,10 +175,10 @@ async fn bytes(
                 match traffic.pick_connection(&snapshot, service, *port, &tried, Instant::now()) {
                     Ok(picked) => (picked.endpoint().clone(), Some(picked)),
                     Err(_) => {
-                        return abandon(
+                        return Err(abandon(
                             wire,
                             Outcome::NoRoute("the service has no ready endpoint for that port"),
-                        );
+                        ));
                     }
                 }
             }
@@ -159,11 +188,11 @@ async fn bytes(
             break;
         }
         if let Err(why) = shared.destinations.settle(&shared.snapshot(), target, &mut endpoint) {
-            return abandon(wire, Outcome::NoRoute(why));
+            return Err(abandon(wire, Outcome::NoRoute(why)));
         }
         let permit = match decide(shared, record, &endpoint) {
             Ok(permit) => permit,
-            Err(outcome) => return abandon(wire, outcome),
+            Err(outcome) => return Err(abandon(wire, outcome)),
         };
         let begun = Instant::now();
         let opened = Box::pin(open(shared, record, &endpoint)).await;
@@ -176,7 +205,13 @@ async fn bytes(
             picked.responded(result, begun.elapsed(), Instant::now());
         }
         match opened {
-            Ok(opened) => return Box::pin(carry(shared, record, to, wire, seen, opened, permit)).await,
+            Ok(opened) => {
+                return Ok(Reached {
+                    begun: Begun { wire, to, seen },
+                    opened,
+                    permit,
+                });
+            }
             // Nothing was sent yet: another endpoint may do.
             Err(error) => {
                 tracing::debug!(address = %endpoint.address, %error, "endpoint not reached");
@@ -185,7 +220,7 @@ async fn bytes(
             }
         }
     }
-    abandon(wire, last)
+    Err(abandon(wire, last))
 }
 
 /// Ends the application's connection as a failure.
@@ -195,15 +230,12 @@ fn abandon(mut wire: TcpWire, outcome: Outcome) -> Outcome {
 }
 
 /// Goes on with an upstream that has been reached: whoever speaks first shows what is spoken.
-async fn carry(
-    shared: &Arc<Shared>,
-    record: &Record,
-    to: (Route, Target),
-    mut wire: TcpWire,
-    mut seen: Application,
-    mut opened: Opened,
-    permit: Permit,
-) -> Outcome {
+async fn carry(shared: &Arc<Shared>, record: &Record, reached: Reached) -> Outcome {
+    let Reached {
+        begun: Begun { mut wire, to, mut seen },
+        mut opened,
+        permit,
+    } = reached;
     if seen == Application::Unknown {
         seen = match first_words(&mut wire, &mut opened, record).await {
             Ok(seen) => seen,
@@ -212,7 +244,7 @@ async fn carry(
     }
     if seen == Application::Http1 {
         let open = kept(shared, record, opened);
-        return Box::pin(requests(shared, record, to, &mut wire, Some(open))).await;
+        return Box::pin(requests(shared, record, to, wire, Some(open))).await;
     }
     if seen == Application::Http2 {
         Box::pin(adopted(shared, record, opened)).await;
