@@ -261,13 +261,34 @@ mod tests {
 
     fn leaf(by: &Signer) -> String {
         let key = KeyPair::generate().unwrap();
+        leaf_params().signed_by(&key, &by.issuer).unwrap().pem()
+    }
+
+    fn leaf_params() -> CertificateParams {
         let mut params = CertificateParams::default();
         let id = "spiffe://cluster.local/ns/squire-system/sa/squire-injector";
         params.is_ca = IsCa::ExplicitNoCa;
         params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.signed_by(&key, &by.issuer).unwrap().pem()
+        params
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_at_half_of_its_life_and_a_bit_and_never_without_a_pause() {
+        let lasts = |left: u64| {
+            let key = KeyPair::generate().unwrap();
+            let mut params = leaf_params();
+            params.not_after = (SystemTime::now() + Duration::from_secs(left)).into();
+            let leaf = params.signed_by(&key, &signer(None).issuer).unwrap().pem();
+            Svid::from_pem(leaf.as_bytes(), key.serialize_pem().as_bytes()).unwrap()
+        };
+        let hour = lasts(3600);
+        for _ in 0..100 {
+            let wait = renewal_in(&hour).as_secs();
+            assert!((1790..=2160).contains(&wait), "{wait}");
+        }
+        assert_eq!(renewal_in(&lasts(0)), RETRY);
     }
 
     #[test]

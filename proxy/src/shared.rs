@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) upstreams: Arc<IdleUpstreams>,
     /// How long the head of an HTTP/1 request may take.
     pub(crate) head_timeout: Duration,
+    /// How long a client of HTTP/1 may take nothing of a response that waits for it.
+    pub(crate) stall_timeout: Duration,
     /// Inbound TLS handshakes under way.
     pub(crate) handshakes: Arc<Semaphore>,
     /// Address to dial peers from, where configured.

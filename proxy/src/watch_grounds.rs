@@ -59,6 +59,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
                 shared.http2.sweep(&shared);
                 tell_standing(&shared, &snapshot);
                 shared.callouts.refresh();
+                rest_all(&shared);
                 if count.is_multiple_of(HOUSEKEEPING) {
                     sweep(&shared);
                     shared.metrics.expire_idle_series();
@@ -100,6 +101,16 @@ fn tell_standing(shared: &Shared, snapshot: &Snapshot) {
 fn sweep(shared: &Shared) {
     shared.upstreams.sweep(&shared.snapshot(), shared.generation());
     shared.pool.sweep();
+}
+
+/// What clients that are silent keep for their next request may be used by others, or closed.
+fn rest_all(shared: &Shared) {
+    let limit = shared.upstreams.idle_time();
+    for connection in shared.recorder.registry.all() {
+        if connection.direction == Direction::Outbound {
+            connection.rest_after(limit);
+        }
+    }
 }
 
 /// Cuts everything that is still open.

@@ -7,9 +7,10 @@ use squire_mesh::wire::squire::{
     report_service_client::ReportServiceClient,
     report_service_server::{ReportService, ReportServiceServer},
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
-    Request, Response, Status,
+    Request, Response, Status, Streaming,
     transport::{Channel, Endpoint, Server, server::TcpIncoming},
 };
 
@@ -65,9 +66,61 @@ impl Drop for GrpcApp {
 /// # Errors
 /// When nobody is there.
 pub async fn connect(to: SocketAddr) -> Result<ReportServiceClient<Channel>, tonic::transport::Error> {
+    channel(to).await.map(ReportServiceClient::new)
+}
+
+/// A connection for calls of any kind.
+///
+/// # Errors
+/// When nobody is there.
+pub async fn channel(to: SocketAddr) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(format!("http://{to}"))?;
-    let channel = in_time("the channel", endpoint.connect()).await?;
-    Ok(ReportServiceClient::new(channel))
+    in_time("the channel", endpoint.connect()).await
+}
+
+/// Calls `/service/method` with these fields, where the answer is what was sent, as of an application that echoes.
+///
+/// # Errors
+/// The status, if it is another than OK.
+pub async fn call(
+    channel: &Channel,
+    path: &'static str,
+    fields: &[(&'static str, &'static str)],
+) -> Result<Response<ReportRequest>, Status> {
+    let mut client = tonic::client::Grpc::new(channel.clone());
+    client
+        .ready()
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
+    let mut request = Request::new(report("shop/web"));
+    for (name, value) in fields {
+        request.metadata_mut().insert(*name, value.parse().unwrap());
+    }
+    let codec = tonic_prost::ProstCodec::<ReportRequest, ReportRequest>::default();
+    let path = http::uri::PathAndQuery::from_static(path);
+    in_time("an answer", client.unary(request, path, codec)).await
+}
+
+/// Opens a stream of messages each way with `/service/method` of an application that echoes: what to send with, and what
+/// comes back.
+///
+/// # Errors
+/// The status, if it is another than OK.
+pub async fn stream(
+    channel: &Channel,
+    path: &'static str,
+) -> Result<(mpsc::Sender<ReportRequest>, Streaming<ReportRequest>), Status> {
+    let mut client = tonic::client::Grpc::new(channel.clone());
+    client
+        .ready()
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
+    let (sender, messages) = mpsc::channel(8);
+    let codec = tonic_prost::ProstCodec::<ReportRequest, ReportRequest>::default();
+    let path = http::uri::PathAndQuery::from_static(path);
+    let request = Request::new(ReceiverStream::new(messages));
+    let answer = in_time("a head", client.streaming(request, path, codec)).await?;
+    Ok((sender, answer.into_inner()))
 }
 
 /// A report of this workload.

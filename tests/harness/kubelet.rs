@@ -1,10 +1,12 @@
 //! What a kubelet, a container runtime and kube-proxy do on a node, for tests: pods that the scheduler has put here are run
 //! as the API server has admitted them. Each pod has a network namespace with an address of its own; each container is a
 //! process with a root directory, mounts, variables, user and capabilities as its spec says. Init containers, native
-//! sidecars, probes, restarts, graceful ends and status are as in Kubernetes; images are the binaries of this workspace,
-//! or this machine's own programs. It decides nothing that the API server, the scheduler or a controller decides.
+//! sidecars, probes, restarts, graceful ends and status are as in Kubernetes; our own images are run by runc and hold
+//! nothing but their program, applications are this machine's own programs. It decides nothing that the API server, the scheduler or a controller decides.
 
 mod container;
+mod dns;
+mod image;
 mod network;
 mod pod;
 mod probe;
@@ -33,14 +35,14 @@ use rustix::process::{Pid, kill_process};
 use serde_json::{Value, json};
 use tokio::{
     io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     sync::watch,
     task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
 
-use self::network::Network;
-use crate::{ApiServer, PATIENCE, Signal, eventually};
+use self::{container::Place, network::Network};
+use crate::{ApiServer, PATIENCE, Signal, eventually, in_time};
 
 /// Between two looks at what is to run here.
 const LOOK: Duration = Duration::from_millis(200);
@@ -66,7 +68,10 @@ struct NodeState {
     network: Network,
     /// Process IDs of containers: `namespace/pod`, container.
     containers: Mutex<BTreeMap<(String, String), u32>>,
-    addresses: Mutex<BTreeMap<String, IpAddr>>,
+    /// Where the containers of each pod live.
+    places: Mutex<BTreeMap<String, Arc<Place>>>,
+    /// What pods find by DNS.
+    names: dns::Names,
 }
 
 impl std::fmt::Debug for NodeState {
@@ -86,7 +91,8 @@ impl Kubelet {
             client: api.client().await,
             network: Network::new(),
             containers: Mutex::default(),
-            addresses: Mutex::default(),
+            places: Mutex::default(),
+            names: dns::Names::default(),
             dir,
         });
         api.node(name).await;
@@ -107,6 +113,8 @@ impl Kubelet {
             let listener = bound(host, *port).await;
             tasks.push(tokio::spawn(relay(listener, async move || endpoints.ready().await)));
         }
+        let socket = UdpSocket::bind((host, 53)).await.unwrap();
+        tasks.push(tokio::spawn(dns::serve(socket, Arc::clone(&node.names))));
         tasks.push(tokio::spawn(run_pods(Arc::clone(&node), names(host, services))));
         Self { node, tasks }
     }
@@ -114,7 +122,8 @@ impl Kubelet {
     /// The address of a pod (`namespace/name`) that runs here.
     #[must_use]
     pub fn address(&self, pod: &str) -> Option<IpAddr> {
-        self.node.addresses.lock().unwrap().get(pod).copied()
+        let places = self.node.places.lock().unwrap();
+        places.get(pod).map(|place| place.address)
     }
 
     /// The node's own address in the pods' network.
@@ -150,6 +159,14 @@ impl Kubelet {
         output
             .unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {arguments:?}"))
             .unwrap()
+    }
+
+    /// Runs one more container of our own images in a pod to its end, as `kubectl debug` does.
+    pub async fn run(&self, pod: &str, container: &Value) -> Output {
+        let place = self.node.places.lock().unwrap().get(pod).cloned();
+        let place = place.unwrap_or_else(|| panic!("{pod} does not run"));
+        let (mut command, _runtime) = container::command(&place, container);
+        in_time("a container ends", command.output()).await.unwrap()
     }
 
     /// What a container has written so far.
@@ -238,20 +255,20 @@ async fn run_pods(node: Arc<NodeState>, names: BTreeMap<String, IpAddr>) {
             sleep(LOOK).await;
             continue;
         };
-        let mut hosts = names.clone();
+        let mut found = names.clone();
         for service in services {
             let address = service.spec.and_then(|spec| spec.cluster_ip?.parse().ok());
             let (name, namespace) = (service.metadata.name.unwrap(), service.metadata.namespace.unwrap());
             if let Some(address) = address {
-                hosts.entry(format!("{name}.{namespace}.svc")).or_insert(address);
+                found.entry(format!("{name}.{namespace}.svc")).or_insert(address);
             }
         }
+        *node.names.lock().unwrap() = found;
         let mut there = Vec::new();
         for pod in pods {
-            let mut pod = serde_json::to_value(pod).unwrap();
+            let pod = serde_json::to_value(pod).unwrap();
             let uid = pod["metadata"]["uid"].as_str().unwrap().to_owned();
             there.push(uid.clone());
-            pod["hosts"] = json!(hosts);
             let pod = Arc::new(pod);
             match known.get(&uid) {
                 Some(sender) => drop(sender.send_if_modified(|before| {

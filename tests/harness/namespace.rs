@@ -4,7 +4,7 @@
 use std::{
     fs,
     os::fd::AsFd as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command as StdCommand,
     sync::{
         Once,
@@ -115,6 +115,12 @@ impl Namespace {
         run(&[&["ip", "netns", "exec", &self.0], words].concat());
     }
 
+    /// The file by which programs find it.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.0)
+    }
+
     /// A command that runs inside.
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
@@ -129,7 +135,7 @@ impl Namespace {
         F: Future<Output = T>,
         T: Send + 'static,
     {
-        let path = Path::new("/run/netns").join(&self.0);
+        let path = self.path();
         tokio::task::spawn_blocking(move || {
             // A thread that nobody else uses: it ends in the namespace that it has moved to.
             let inside = std::thread::spawn(move || {

@@ -243,6 +243,24 @@ async fn connections_that_are_silent_for_longer_than_any_limit_go_on_as_if_nothi
 }
 
 #[tokio::test]
+async fn a_client_that_is_silent_keeps_its_connection_and_no_more_than_that() {
+    let mesh = Mesh::strict();
+    let settings = ["pool.idleTimeout=1s"];
+    let pair = Pair::with(&mesh, Mirror::start().await, &settings).await;
+    let mut kept = pair.client().await;
+    assert_eq!(kept.get("/first").await.status, 200);
+    eventually("nothing is left of its way behind its own sidecar", async || {
+        let open = pair.db.figure("squire_connections_open", &[("direction", "inbound")]);
+        (open.await == 0.0).then_some(())
+    })
+    .await;
+    let open = pair.web.figure("squire_connections_open", &[("direction", "outbound")]);
+    assert_eq!(open.await, 1.0);
+    assert_eq!(kept.get("/second").await.status, 200);
+    assert_eq!(pair.app.connections(), 2);
+}
+
+#[tokio::test]
 async fn clients_whose_windows_are_shut_are_bounded_and_get_the_rest_once_they_open_them() {
     /// HPACK for `GET http://db/pattern/1`.
     const GET: &[u8] = &[

@@ -1,7 +1,45 @@
 //! HTTP/1 through a pair of squires: each request is judged and counted by itself, and everything HTTP is arrives as it
 //! was sent.
+//!
+//! What the sidecar in a pod has to do, and where that is shown, in `tests/scenarios` unless it says otherwise:
+//!
+//! | statement | tests |
+//! |---|---|
+//! | `redirect`: atomic, idempotent, repaired, exclusions, `--check`, `--undo`, missing privileges, an image from scratch | `redirect` |
+//! | UDP and ICMP, loopback and the pod's own address left alone | `redirect`: `everything_goes_through…` |
+//! | original destination, no loops | `pods`: `redirected_connections…`, `a_sidecar_dials_neither…` |
+//! | own Service, headless, StatefulSet names, pod addresses, VIPs, outside and registry-only, no sidecar, host network | `pods/destinations` |
+//! | the application sees its pod address | `pods/destinations`, `pods/requests`: `a_websocket_client…` |
+//! | nobody waits for detection: MariaDB, SMTP, PostgreSQL, the application's own TLS; capture of the wire | `pods/protocols`, `connections`: `nobody_waits…`, `a_server_that_speaks_first…` |
+//! | declared protocols | `http`: `what_is_declared…` |
+//! | keep-alive, pipelining, chunked, trailers, 100-continue, CONNECT, HEAD, 204, 304, HTTP/1.0 | `http`: `every_kind_of_message…`; `http2/messages` |
+//! | read as strictly as hyper does | `proxy/src/http/h1/differential.rs` |
+//! | WebSocket; DENY during one, and during a request | `http`: `a_websocket_is_judged…`; `http2`: `a_websocket_over…`, `a_policy_that_changes…`; `http/ends`: `a_denial_that_arrives…` |
+//! | bodies streamed, back-pressure, windows | `endurance` |
+//! | resets and GOAWAY passed on, multiplexing | `http2`: `whoever_breaks_off…`, `h2load…`, `a_sidecar_that_drains…`; `proxy/src/http/h2/tests` |
+//! | gRPC, unary and streaming; denials are `grpc-status: 7` | `http2`: `grpc_calls_pass…`, `grpc_messages_stream…`; `pods/requests` |
+//! | bytes forwarded are bytes authorized; path confusion | `smuggling` |
+//! | `x-forwarded-*`, hop-by-hop fields, `traceparent` | `http`, `http2/messages`: `what_the_application_is_told…` |
+//! | authorization of each request | `http`: `each_request…`; `http2`: `curl_and_every_other…` |
+//! | tokens: inline, file, URL, discovery; kept, refreshed; 401 and 403 | `tokens` |
+//! | CUSTOM over HTTP and gRPC, timeouts, failOpen | `providers` |
+//! | P2C and EWMA, readiness, zones, ejection and probes | `traffic/endpoints` |
+//! | timeouts, retries, budget | `traffic/retries`, `traffic/routes`, `proxy/src/traffic` |
+//! | limits on pending and active requests; series cap | `traffic/limits` |
+//! | weights, HTTPRoute and GRPCRoute, matches and filters | `traffic/routes`, `traffic/grpc`, `control/src/routes/tests.rs` |
+//! | metrics, log lines, `/connections` for each request | `http`: `each_request…`; `http2`: `curl_and_every_other…` |
+//! | smuggling list, header and URI sizes | `smuggling`: `what_could_be_read…`; `http2/bounds`: `a_header_list…` |
+//! | rapid reset, CONTINUATION, SETTINGS and PING floods | `http2`: `floods…` |
+//! | zero windows, slow read | `endurance`: `clients_whose_windows…`; `http/slow`, `http2/bounds` |
+//! | slowloris | `http/ends`: `clients_that_drip…`; `http2/engines`: `a_head_without_an_end…` |
+//! | h2spec | `conformance` |
+//! | disconnects and resets mid-body, half-closed TCP | `http/ends`; `http2`: `whoever_breaks_off…`; `connections`, `pods`: `either_end…`, `half_closed…` |
+//! | 10,000 connections, 10 GiB, silence beyond any limit | `endurance` |
+//! | drain with requests in flight, and with connections not yet accepted | `http/ends`: `a_drain…`, `connections_that_the_kernel…`; `http2`: `a_sidecar_that_drains…` |
+//! | pods with nginx, gRPC, WebSocket, curl, h2load, wrk: capture, mutual TLS, authorization, metrics | `pods` |
 
 mod ends;
+mod slow;
 
 use squire_tests::{Mesh, Pair, eventually, id, mirror::Mirror};
 

@@ -1,6 +1,7 @@
 //! HTTP/2 and gRPC through a pair of squires: each stream is judged and counted by itself, whatever connection carries it,
 //! and clients that wear a sidecar out are ended while the others are served.
 
+mod bounds;
 mod engines;
 mod messages;
 
@@ -266,6 +267,34 @@ async fn grpc_calls_pass_and_a_denial_is_permission_denied() {
         1.0,
     )
     .await;
+}
+
+#[tokio::test]
+async fn grpc_messages_stream_both_ways_at_once_and_a_policy_that_denies_the_call_ends_it() {
+    let mesh = Mesh::strict();
+    let Pair { app: _app, db, web } = pair(&mesh, RULES, Http2App::start("db").await).await;
+    let channel = grpc::channel(web.to("db:8080")).await.unwrap();
+    let (sender, mut answers) = grpc::stream(&channel, "/shop.Orders/Watch").await.unwrap();
+    for nth in 0..50 {
+        let message = grpc::report(&format!("shop/order-{nth}"));
+        sender.send(message.clone()).await.unwrap();
+        let answer = in_time("its echo, before the next one is sent", answers.message()).await;
+        assert_eq!(answer.unwrap(), Some(message));
+    }
+    drop(sender);
+    assert_eq!(in_time("the end", answers.message()).await.unwrap(), None);
+    let ended = [("direction", "inbound"), ("grpc_status", "0"), ("flag", "ok")];
+    db.counts("squire_requests_total", &ended, 1.0).await;
+
+    let (sender, mut answers) = grpc::stream(&channel, "/shop.Orders/Watch").await.unwrap();
+    sender.send(grpc::report("shop/last")).await.unwrap();
+    assert!(in_time("an echo", answers.message()).await.unwrap().is_some());
+    mesh.write("no-watching.yaml", &NO_ECHO.replace("/echo", "*/Watch"));
+    let denied = in_time("the end of the denied call", answers.message())
+        .await
+        .unwrap_err();
+    assert_eq!(denied.code(), tonic::Code::PermissionDenied, "{denied}");
+    drop(sender);
 }
 
 #[tokio::test]

@@ -194,6 +194,49 @@ async fn redirecting_twice_changes_nothing_and_whatever_was_altered_is_repaired(
     assert!(succeeds(&pod, &["--undo"]).await.contains("no rules"));
 }
 
+/// A root directory as of an image built from scratch: the program, and the libraries that the linker of this build has
+/// named in it. No shell, no tool.
+async fn scratch() -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir(root.path().join("proc")).unwrap();
+    let program = binary("squire-proxy");
+    std::fs::copy(&program, root.path().join("squire-proxy")).unwrap();
+    let linked = tokio::process::Command::new("ldd")
+        .arg(&program)
+        .output()
+        .await
+        .unwrap();
+    let linked = String::from_utf8(linked.stdout).unwrap();
+    for library in linked.split_whitespace().filter(|word| word.starts_with('/')) {
+        let place = root.path().join(&library[1..]);
+        std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+        std::fs::copy(library, place).unwrap();
+    }
+    root
+}
+
+#[tokio::test]
+async fn an_image_that_holds_nothing_but_the_program_is_enough() {
+    if !namespace::possible() {
+        return;
+    }
+    let (pod, root) = (Namespace::new(), scratch().await);
+    let there = async |arguments: &[&str]| {
+        // Every container has /proc; this one ends with the mount namespace that `ip netns exec` makes.
+        let enter = "mount -t proc proc \"$1/proc\" && exec chroot \"$@\"";
+        let mut command = pod.command("sh");
+        command.args(["-c", enter, "sh"]).arg(root.path());
+        command.args(["/squire-proxy", "redirect"]).args(arguments);
+        let output = in_time("redirect ends", command.output()).await.unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    };
+    there(&[]).await;
+    assert_eq!(nft(&pod, &["list", "ruleset"]).await, PLAIN);
+    there(&["--check"]).await;
+    there(&["--undo"]).await;
+    assert_eq!(nft(&pod, &["list", "ruleset"]).await, "");
+}
+
 #[tokio::test]
 async fn without_privileges_it_says_what_is_missing_and_nothing_changes() {
     if !namespace::possible() {

@@ -2,6 +2,7 @@
 //! sidecars.
 
 mod endpoints;
+mod grpc;
 mod limits;
 mod retries;
 mod routes;

@@ -175,6 +175,29 @@ async fn a_refusal_is_recorded_and_not_repeated_until_something_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_policy_refused_on_a_stream_on_demand_is_reported_and_its_answers_go_on() {
+    let plane = Plane::start(&[("web.yaml", &pod("web")), ("db.yaml", &pod("db")), ("deny.yaml", DENY)]).await;
+    let mut web = plane.connect("web", "shop/web").await;
+    web.follow(WORKLOAD, &["shop/web"]).await;
+    web.subscribe(POLICY, &["shop/web"]).await;
+    let seen = web.next().await;
+    web.nack(&seen, "ingress is missing").await;
+    plane
+        .until_metric("squire_control_nacks_total{kind=\"policy\"} 1")
+        .await;
+    let sync = plane.sync().await;
+    let kinds = &sync["proxies"][0]["proxy"]["kinds"];
+    assert_eq!(kinds["policy"]["nack"], "ingress is missing", "{sync}");
+    assert_eq!(kinds["workload"]["subscribed"], 1, "{sync}");
+    // What it asks next is answered all the same.
+    web.subscribe(WORKLOAD, &["shop/db"]).await;
+    let seen = web.next().await;
+    assert_eq!(seen.names(), ["shop/db"]);
+    web.ack(&seen).await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn named_subscriptions_follow_only_their_names() {
     let plane = Plane::start(&[("web.yaml", &pod("web")), ("db.yaml", &pod("db"))]).await;
     let mut web = plane.connect("web", "shop/web").await;

@@ -187,6 +187,7 @@ fn config_view(config: &Config) -> Value {
             "maxConnections": limits.max_connections,
             "maxPendingHandshakes": limits.max_pending_handshakes,
             "headTimeout": text(limits.head_timeout),
+            "stallTimeout": text(limits.stall_timeout),
             "handshakeTimeout": text(limits.handshake_timeout),
             "connectTimeout": text(limits.connect_timeout),
         },

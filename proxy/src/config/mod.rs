@@ -195,6 +195,8 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// From the first byte of an HTTP/1 request's head to its last.
     pub head_timeout: Duration,
+    /// For a client to take anything of a response that waits for it.
+    pub stall_timeout: Duration,
     /// For TCP connect, to peers and to the application.
     pub connect_timeout: Duration,
 }

@@ -294,6 +294,7 @@ fn limits(s: &mut Section<'_>) -> Limits {
         max_pending_handshakes: s.or("maxPendingHandshakes", count(4_096)).get(),
         handshake_timeout: s.duration("handshakeTimeout", Duration::from_secs(5), SHORT, HOUR),
         head_timeout: s.duration("headTimeout", Duration::from_secs(30), SHORT, HOUR),
+        stall_timeout: s.duration("stallTimeout", Duration::from_secs(300), SHORT, DAY),
         connect_timeout: s.duration("connectTimeout", Duration::from_secs(5), SHORT, HOUR),
     }
 }

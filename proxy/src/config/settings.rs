@@ -115,6 +115,11 @@ pub const SETTINGS: &[Setting] = &[
         "30s",
         "from the first byte of an HTTP/1 request's head to its last",
     ),
+    setting(
+        "limits.stallTimeout",
+        "5m",
+        "for an HTTP client to take anything of a response that waits for it",
+    ),
     setting("limits.connectTimeout", "5s", "TCP connect"),
     setting("pool.ready", "2", "mesh connections kept ready for each peer in use"),
     setting("pool.maxIdlePerPeer", "64", "idle mesh connections kept for each peer"),

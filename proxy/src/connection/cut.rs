@@ -77,6 +77,7 @@ impl fmt::Display for Cut {
 pub(super) struct CutSwitch {
     reason: AtomicU8,
     judge: AtomicBool,
+    rest: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -99,6 +100,16 @@ impl CutSwitch {
     /// True once for each time it was asked for.
     pub(super) fn to_be_judged(&self) -> bool {
         self.judge.load(Ordering::Acquire) && self.judge.swap(false, Ordering::AcqRel)
+    }
+
+    pub(super) fn let_rest(&self) {
+        self.rest.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// True once for each time it was asked for.
+    pub(super) fn is_to_rest(&self) -> bool {
+        self.rest.load(Ordering::Acquire) && self.rest.swap(false, Ordering::AcqRel)
     }
 
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Cut> {

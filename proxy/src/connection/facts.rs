@@ -1,6 +1,10 @@
 //! What becomes known of a connection step by step. Plain values; [`super::Connection`] guards them.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use squire_mesh::{policy::Decision, spiffe::SpiffeId, svid::VerifiedPeer, workload::WorkloadUid};
 
@@ -105,4 +109,26 @@ pub(crate) struct Facts {
     pub(crate) decision: Option<Decision>,
     /// What external providers said of a connection of bytes, where they were asked.
     pub(crate) answered: Option<Arc<Answered>>,
+    /// Since when there has been no further request.
+    pub(crate) quiet: Option<Quiet>,
+}
+
+/// A connection that has carried requests, between two of them as far as can be seen from outside.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Quiet {
+    pub(super) requests: u64,
+    pub(super) since: Instant,
+    /// Whoever serves it has been told.
+    pub(super) told: bool,
+}
+
+impl Quiet {
+    /// After so many requests, from now on.
+    pub(super) fn since_now(requests: u64) -> Self {
+        Self {
+            requests,
+            since: Instant::now(),
+            told: false,
+        }
+    }
 }

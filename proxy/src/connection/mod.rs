@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 pub use self::{cut::Cut, facts::Direction, live::ConnectionView, live::Registry};
@@ -23,7 +23,7 @@ pub(crate) use self::{
 };
 use squire_mesh::spiffe::SpiffeId;
 
-use self::cut::CutSwitch;
+use self::{cut::CutSwitch, facts::Quiet};
 use crate::{
     access_log::AccessLog,
     forward::Interrupted,
@@ -163,8 +163,29 @@ impl Connection {
         self.cut.to_be_judged()
     }
 
+    /// Asks whoever serves the connection to give up what it keeps for the next request, if it has carried requests and
+    /// none for so long. Called every second; asks once after each request.
+    pub(crate) fn rest_after(&self, limit: Duration) {
+        let requests = self.requests();
+        let mut facts = self.facts();
+        match &mut facts.quiet {
+            Some(quiet) if quiet.requests == requests => {
+                if !quiet.told && quiet.since.elapsed() >= limit {
+                    quiet.told = true;
+                    self.cut.let_rest();
+                }
+            }
+            quiet => *quiet = (requests > 0).then(|| Quiet::since_now(requests)),
+        }
+    }
+
+    /// Whether it is to give that up now; asked after [`Connection::poll_cut`], whose waker serves both.
+    pub(crate) fn is_to_rest(&self) -> bool {
+        self.cut.is_to_rest()
+    }
+
     /// How long it has been open.
-    pub(crate) fn age(&self) -> std::time::Duration {
+    pub(crate) fn age(&self) -> Duration {
         self.opened.elapsed()
     }
 

@@ -155,6 +155,7 @@ impl Mesh {
                 max_pending_handshakes: 100,
                 handshake_timeout: Duration::from_secs(5),
                 head_timeout: Duration::from_secs(5),
+                stall_timeout: Duration::from_secs(300),
                 connect_timeout: Duration::from_secs(5),
             },
             pool: config::Pool {

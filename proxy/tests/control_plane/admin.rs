@@ -19,7 +19,8 @@ use crate::{
     sidecar::{Sidecar, everything},
 };
 
-async fn ask(admin: SocketAddr, request: &str) -> (u16, String) {
+/// Status and body of a request on a connection of its own.
+pub(crate) async fn ask(admin: SocketAddr, request: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(admin).await.unwrap();
     let head = format!("{request} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();

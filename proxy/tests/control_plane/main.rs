@@ -7,6 +7,7 @@
 )]
 
 mod admin;
+mod demand;
 mod fake;
 mod identity;
 mod process;

@@ -1,7 +1,7 @@
 //! The process itself: start, readiness, drain, and how it ends when it cannot start.
 
 use std::{
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     process::{ExitStatus, Output, Stdio},
 };
 
@@ -16,7 +16,8 @@ use crate::{
     sidecar::{PATIENCE, everything},
 };
 
-struct Process {
+/// The process, and what it says on standard error.
+pub(crate) struct Process {
     child: Child,
     log: Lines<BufReader<ChildStderr>>,
     _files: tempfile::TempDir,
@@ -24,14 +25,25 @@ struct Process {
 
 impl Process {
     fn start(ca: &Ca, control: &str, settings: &[&str]) -> Self {
+        let anywhere = "127.0.0.1:0".parse().unwrap();
+        Self::start_with(ca, control, (anywhere, "127.0.0.1:9".parse().unwrap()), settings)
+    }
+
+    /// Starts it with an inbound listener for this application.
+    pub(crate) fn start_with(
+        ca: &Ca,
+        control: &str,
+        (listen, app): (SocketAddr, SocketAddr),
+        settings: &[&str],
+    ) -> Self {
         let files = tempfile::tempdir().unwrap();
         let path = |name: &str| files.path().join(name);
         std::fs::write(path("root.pem"), ca.pem()).unwrap();
         std::fs::write(path("token"), "a-token").unwrap();
         let config = format!(
             "workload: shop/web-0\ntrustDomain: cluster.local\ntrustBundle: {}\ntoken: {}\ncontrol: {control}\nadmin: \
-             127.0.0.1:0\nlog: {{format: json}}\naccessLog: off\ninbound:\n- {{listen: '127.0.0.1:0', app: \
-             '127.0.0.1:9', port: 80}}\n",
+             127.0.0.1:0\nlog: {{format: json}}\naccessLog: off\ninbound:\n- {{listen: '{listen}', app: \
+             '{app}', port: 80}}\n",
             path("root.pem").display(),
             path("token").display()
         );
@@ -51,7 +63,7 @@ impl Process {
     }
 
     /// The log line with this message.
-    async fn said(&mut self, message: &str) -> serde_json::Value {
+    pub(crate) async fn said(&mut self, message: &str) -> serde_json::Value {
         let mut all = Vec::new();
         let found = async {
             while let Some(line) = self.log.next_line().await.unwrap() {

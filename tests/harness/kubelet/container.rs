@@ -2,15 +2,20 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
 };
 
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::volumes;
-use crate::{binary, cluster::APP_UID, namespace::Namespace};
+use super::{
+    image::{self, Runtime},
+    volumes,
+};
+use crate::{cluster::APP_UID, namespace::Namespace};
 
 /// Makes the root directory in a mount namespace of its own, which ends with the process: this machine's programs, the
 /// volumes, and what the image brings. Arguments: the directory, whether it may be written to, mounts (from, to, `ro` or
@@ -38,30 +43,33 @@ exec chroot . "$@"
 "#;
 
 /// Where a pod's containers live.
-pub(super) struct Place<'p> {
-    pub(super) namespace: &'p Namespace,
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) namespace: Namespace,
     /// The pod's own directory.
-    pub(super) dir: &'p Path,
-    pub(super) pod: &'p Value,
-    pub(super) address: std::net::IpAddr,
-}
-
-/// What an image brings: the program that is run unless the spec names another.
-fn image(name: &str) -> Option<(PathBuf, &'static str)> {
-    match name.split_once(':').map_or(name, |(name, _)| name) {
-        "squire" => Some((binary("squire"), "/squire")),
-        "squire-proxy" => Some((binary("squire-proxy"), "/squire-proxy")),
-        _ => None,
-    }
+    pub(super) dir: PathBuf,
+    pub(super) pod: Arc<Value>,
+    pub(super) address: IpAddr,
 }
 
 /// Whether a container can be run here; otherwise its image cannot be pulled.
 pub(super) fn is_known(container: &Value) -> bool {
-    image(container["image"].as_str().unwrap()).is_some() || container["command"].is_array()
+    image::program(container["image"].as_str().unwrap()).is_some() || container["command"].is_array()
 }
 
-/// The command that runs a container.
-pub(super) fn command(place: &Place<'_>, container: &Value) -> Command {
+/// The command that runs a container, and what looks after one of ours.
+pub(super) fn command(place: &Place, container: &Value) -> (Command, Option<Runtime>) {
+    match image::program(container["image"].as_str().unwrap()) {
+        Some(program) => {
+            let (command, runtime) = image::command(place, container, program);
+            (command, Some(runtime))
+        }
+        None => (application(place, container), None),
+    }
+}
+
+/// Applications run with this machine's programs as their image.
+fn application(place: &Place, container: &Value) -> Command {
     let name = container["name"].as_str().unwrap();
     let root = place.dir.join(format!("root-{name}"));
     std::fs::create_dir_all(&root).unwrap();
@@ -70,30 +78,20 @@ pub(super) fn command(place: &Place<'_>, container: &Value) -> Command {
     let mut command = place.namespace.command("sh");
     command.args(["-c", ROOT, "container"]).arg(&root);
     command.arg(if writable { "yes" } else { "no" });
-    command.arg(place.dir.join("etc/hosts")).args(["/etc/hosts", "ro"]);
-    let own = image(container["image"].as_str().unwrap());
-    if let Some((program, at)) = &own {
-        command.arg(program).args([at, "ro"]);
+    for file in ["hosts", "resolv.conf"] {
+        command.arg(place.dir.join("etc").join(file));
+        command.arg(format!("/etc/{file}")).arg("ro");
     }
     for mount in container["volumeMounts"].as_array().into_iter().flatten() {
-        let from = volumes::at(place.pod, place.dir, mount["name"].as_str().unwrap());
+        let from = volumes::at(&place.pod, &place.dir, mount["name"].as_str().unwrap());
         let path = mount["mountPath"].as_str().unwrap().trim_end_matches('/');
         command.arg(from).arg(path);
         command.arg(if mount["readOnly"] == true { "ro" } else { "rw" });
     }
-    command.arg("--").args(user(place.pod, security));
+    command.arg("--").args(user(&place.pod, security));
     let variables = variables(place, container);
-    let words = |key: &str| {
-        let list = container[key].as_array().into_iter().flatten();
-        list.map(|word| expanded(word.as_str().unwrap(), &variables))
-            .collect::<Vec<_>>()
-    };
-    match (words("command"), own) {
-        (program, _) if !program.is_empty() => command.args(program),
-        (_, Some((_, program))) => command.arg(program),
-        _ => unreachable!("{name} was asked about before"),
-    };
-    command.args(words("args"));
+    command.args(words(container, "command", &variables));
+    command.args(words(container, "args", &variables));
     command
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -156,7 +154,7 @@ fn user(pod: &Value, security: &Value) -> Vec<String> {
 }
 
 /// Its variables, with references to each other expanded, as the kubelet does it.
-fn variables(place: &Place<'_>, container: &Value) -> BTreeMap<String, String> {
+pub(super) fn variables(place: &Place, container: &Value) -> BTreeMap<String, String> {
     let mut variables: BTreeMap<String, String> = BTreeMap::new();
     variables.insert("KUBERNETES_SERVICE_HOST".to_owned(), super::API.to_owned());
     variables.insert("KUBERNETES_SERVICE_PORT".to_owned(), "443".to_owned());
@@ -170,7 +168,13 @@ fn variables(place: &Place<'_>, container: &Value) -> BTreeMap<String, String> {
     variables
 }
 
-fn field(place: &Place<'_>, path: &str) -> String {
+/// `command` or `args`.
+pub(super) fn words(container: &Value, key: &str, variables: &BTreeMap<String, String>) -> Vec<String> {
+    let list = container[key].as_array().into_iter().flatten();
+    list.map(|word| expanded(word.as_str().unwrap(), variables)).collect()
+}
+
+fn field(place: &Place, path: &str) -> String {
     if matches!(path, "status.podIP" | "status.podIPs") {
         return place.address.to_string();
     }

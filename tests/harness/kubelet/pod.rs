@@ -1,7 +1,7 @@
 //! The life of one pod: sandbox, volumes, init containers in order (a sidecar counts as done once it has started), then the
 //! containers; probes and restarts as long as it runs; then the containers' end, and the sidecars' after it.
 
-use std::{fmt::Write as _, fs, net::IpAddr, path::PathBuf, process::ExitStatus, sync::Arc, time::Duration};
+use std::{fs, net::IpAddr, process::ExitStatus, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -17,10 +17,12 @@ use tokio::{
 use super::{
     NodeState,
     container::{self, Place},
+    dns,
+    image::Runtime,
     probe::{At, Probe},
     volumes,
 };
-use crate::{Process, Signal, namespace::Namespace};
+use crate::{Process, Signal};
 
 /// Between two looks at its containers.
 const LOOK: Duration = Duration::from_millis(250);
@@ -34,11 +36,8 @@ const BACKOFF: Duration = Duration::from_secs(1);
 /// A pod that runs.
 struct Sandbox {
     node: Arc<NodeState>,
-    pod: Arc<Value>,
+    place: Arc<Place>,
     key: String,
-    dir: PathBuf,
-    namespace: Namespace,
-    address: IpAddr,
     running: Vec<Running>,
 }
 
@@ -46,6 +45,7 @@ struct Sandbox {
 struct Running {
     spec: Value,
     process: Process,
+    runtime: Option<Runtime>,
     sidecar: bool,
     ended: Option<ExitStatus>,
     restarts: u32,
@@ -55,10 +55,11 @@ struct Running {
 }
 
 impl Running {
-    fn new(spec: &Value, process: Process, sidecar: bool, restarts: u32) -> Self {
+    fn new(spec: &Value, (process, runtime): (Process, Option<Runtime>), sidecar: bool, restarts: u32) -> Self {
         Self {
             spec: spec.clone(),
             process,
+            runtime,
             sidecar,
             ended: None,
             restarts,
@@ -81,21 +82,22 @@ impl Running {
         if let Some(probe) = &mut self.liveness
             && !probe.holds(at).await
         {
-            ended(&mut self.process).await;
+            self.end().await;
         }
     }
-}
 
-/// Told to end, and made to end when it does not.
-async fn ended(process: &mut Process) {
-    process.signal(Signal::TERM);
-    let ends = async {
-        while process.exit().is_none() {
-            sleep(Duration::from_millis(20)).await;
+    /// Told to end, and made to end when it does not.
+    async fn end(&mut self) {
+        self.process.signal(Signal::TERM);
+        let ends = async {
+            while self.process.exit().is_none() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if timeout(GRACE, ends).await.is_err() {
+            self.runtime = None;
+            self.process.kill().await;
         }
-    };
-    if timeout(GRACE, ends).await.is_err() {
-        process.kill().await;
     }
 }
 
@@ -134,24 +136,27 @@ impl Sandbox {
         let dir = node.dir.join(text("uid"));
         fs::create_dir_all(dir.join("etc")).unwrap();
         let (namespace, address) = node.network.plug();
-        node.addresses.lock().unwrap().insert(key.clone(), address);
+        let place = Arc::new(Place {
+            namespace,
+            dir,
+            pod,
+            address,
+        });
+        node.places.lock().unwrap().insert(key.clone(), Arc::clone(&place));
         Self {
             node,
             key,
-            dir,
-            namespace,
-            address,
+            place,
             running: Vec::new(),
-            pod,
         }
     }
 
     /// Until it ends by itself: whether well.
     async fn run(&mut self) -> bool {
         self.says("Pending", false).await;
-        self.write_hosts();
-        volumes::mount(&self.node.client, &self.pod, &self.dir).await;
-        let spec = self.pod["spec"].clone();
+        self.write_etc();
+        volumes::mount(&self.node.client, &self.place.pod, &self.place.dir).await;
+        let spec = self.place.pod["spec"].clone();
         let mut all = ["initContainers", "containers"]
             .into_iter()
             .flat_map(|list| spec[list].as_array().into_iter().flatten());
@@ -209,7 +214,7 @@ impl Sandbox {
                 return ended.iter().all(ExitStatus::success);
             }
             for running in self.running.iter_mut().filter(|running| running.ended.is_none()) {
-                running.look(self.address).await;
+                running.look(self.place.address).await;
             }
             let seen: Vec<_> = self.running.iter().map(|one| (one.ready, one.restarts)).collect();
             if told.as_ref() != Some(&seen) {
@@ -217,30 +222,20 @@ impl Sandbox {
                 told = Some(seen);
             }
             if refreshed.elapsed() > REFRESH {
-                volumes::refresh(&self.node.client, &self.pod, &self.dir).await;
+                volumes::refresh(&self.node.client, &self.place.pod, &self.place.dir).await;
                 refreshed = Instant::now();
             }
             sleep(LOOK).await;
         }
     }
 
-    fn command(&self, container: &Value) -> (String, tokio::process::Command) {
+    fn spawn(&self, container: &Value) -> (Process, Option<Runtime>) {
         let name = self.node.log_name(&self.key, container["name"].as_str().unwrap());
-        let place = Place {
-            namespace: &self.namespace,
-            dir: &self.dir,
-            pod: &self.pod,
-            address: self.address,
-        };
-        (name, container::command(&place, container))
-    }
-
-    fn spawn(&self, container: &Value) -> Process {
-        let (name, mut command) = self.command(container);
+        let (mut command, runtime) = container::command(&self.place, container);
         let process = Process::start(&name, &mut command, &self.node.dir.join("logs"));
         let key = (self.key.clone(), container["name"].as_str().unwrap().to_owned());
         self.node.containers.lock().unwrap().insert(key, process.pid());
-        process
+        (process, runtime)
     }
 
     fn start(&mut self, container: &Value, sidecar: bool) {
@@ -257,7 +252,7 @@ impl Sandbox {
     /// Runs an init container until it has succeeded.
     async fn completes(&mut self, container: &Value) {
         loop {
-            let mut process = self.spawn(container);
+            let (mut process, _runtime) = self.spawn(container);
             let status = loop {
                 match process.exit() {
                     Some(status) => break status,
@@ -285,7 +280,7 @@ impl Sandbox {
                 continue;
             }
             let at = At {
-                address: self.address,
+                address: self.place.address,
                 pid: running.process.pid(),
             };
             if probe.holds(at).await {
@@ -307,31 +302,29 @@ impl Sandbox {
                 if running.process.exit().is_some() {
                     continue;
                 }
-                ended(&mut running.process).await;
+                running.end().await;
             }
         }
         let mut containers = self.node.containers.lock().unwrap();
         containers.retain(|(pod, _), _| *pod != self.key);
     }
 
-    fn write_hosts(&self) {
-        let mut text = format!(
-            "127.0.0.1 localhost\n{} {}\n",
-            self.address, self.pod["metadata"]["name"]
-        );
-        for (name, address) in self.pod["hosts"].as_object().into_iter().flatten() {
-            let _ = writeln!(text, "{} {name}", address.as_str().unwrap());
-        }
-        fs::write(self.dir.join("etc/hosts"), text.replace('"', "")).unwrap();
+    /// What every container finds in its `/etc`.
+    fn write_etc(&self) {
+        let hosts = format!("127.0.0.1 localhost\n{} {}\n", self.place.address, self.name());
+        fs::write(self.place.dir.join("etc/hosts"), hosts).unwrap();
+        let namespace = self.place.pod["metadata"]["namespace"].as_str().unwrap();
+        let resolv = dns::resolv_conf(self.node.network.host(), namespace);
+        fs::write(self.place.dir.join("etc/resolv.conf"), resolv).unwrap();
     }
 
     fn api(&self) -> Api<Pod> {
-        let namespace = self.pod["metadata"]["namespace"].as_str().unwrap();
+        let namespace = self.place.pod["metadata"]["namespace"].as_str().unwrap();
         Api::namespaced(self.node.client.clone(), namespace)
     }
 
     fn name(&self) -> &str {
-        self.pod["metadata"]["name"].as_str().unwrap()
+        self.place.pod["metadata"]["name"].as_str().unwrap()
     }
 
     /// Tells the API server how it is.
@@ -355,7 +348,7 @@ impl Sandbox {
             containers.map(status).collect::<Vec<_>>()
         };
         let status = json!({"status": {
-            "phase": phase, "podIP": self.address, "podIPs": [{"ip": self.address}], "conditions": conditions,
+            "phase": phase, "podIP": self.place.address, "podIPs": [{"ip": self.place.address}], "conditions": conditions,
             "containerStatuses": of(false), "initContainerStatuses": of(true),
         }});
         let params = PatchParams::default();
@@ -371,13 +364,13 @@ impl Sandbox {
 
     /// Nothing of it runs any more: the object goes.
     async fn forget(&self) {
-        self.node.addresses.lock().unwrap().remove(&self.key);
+        self.node.places.lock().unwrap().remove(&self.key);
         let params = DeleteParams::default().grace_period(0).preconditions(Preconditions {
-            uid: self.pod["metadata"]["uid"].as_str().map(str::to_owned),
+            uid: self.place.pod["metadata"]["uid"].as_str().map(str::to_owned),
             resource_version: None,
         });
         // It may have been removed by force.
         let _ = self.api().delete(self.name(), &params).await;
-        let _ = fs::remove_dir_all(self.dir.join("volumes"));
+        let _ = fs::remove_dir_all(self.place.dir.join("volumes"));
     }
 }

@@ -72,3 +72,31 @@ fn built() -> Option<PathBuf> {
     let path = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| PathBuf::from(path.trim()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_program_of_kubebuilder_assets_comes_before_our_own_build() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("etcd"), "").unwrap();
+        let programs = Programs {
+            assets: Some(dir.path().to_owned()),
+            own: Some("/built/kubernetes".into()),
+        };
+        let program = |component: &str| PathBuf::from(programs.command(component).as_std().get_program());
+        assert_eq!(program("etcd"), dir.path().join("etcd"));
+        assert_eq!(
+            program("kubectl"),
+            Path::new("/built/kubernetes"),
+            "what is not there is ours"
+        );
+        assert_eq!(
+            Path::new(programs.own("node").as_std().get_program()),
+            Path::new("/built/kubernetes")
+        );
+    }
+}

@@ -2,20 +2,14 @@
 //! callers who have no business there, certificates
 //! that change under a stream of creations, nobody who answers, rights that are taken away.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use squire_tests::{Signal, eventually, in_time};
+use squire_tests::eventually;
 
 use super::{
-    callers, cases,
-    world::{Installed, SYSTEM, admitted, inits, printed},
+    callers, cases, certificates,
+    world::{Installed, SYSTEM, checked, inits, printed},
 };
 
 /// Creations whose time is taken; with `SQUIRE_BENCH`, on a quiet machine and with release builds (`SQUIRE_TEST_BINARIES`),
@@ -27,10 +21,6 @@ fn timed_creations() -> usize {
         80
     }
 }
-/// Creations under way while certificates change.
-const STREAMS: usize = 4;
-/// Times that each certificate is renewed meanwhile.
-const RENEWALS: usize = 5;
 
 pub(super) fn pod(name: &str) -> Value {
     json!({"metadata": {"name": name}, "spec": {"containers": [{
@@ -52,12 +42,13 @@ async fn admission_holds_whatever_is_created_whoever_calls_and_whatever_happens_
     installed.namespace("plain", false).await;
     cases::every_shape_of_pod_is_injected_or_says_why_not(&installed).await;
     applied_twice_and_server_side_a_pod_stays_as_it_is(&installed).await;
+    a_file_gets_what_the_webhook_gives(&installed).await;
     who_is_skipped_is_told_and_listed(&installed).await;
     callers::are_answered_only_with_the_certificate_of_the_api_server(&installed).await;
     callers::whose_request_is_no_review_are_refused_and_the_next_review_is_answered(&installed).await;
     admission_takes_little_time(&installed).await;
-    certificates_change_under_a_stream_of_creations(&installed).await;
-    a_new_root_reaches_the_webhook_without_anybody_noticing(&installed).await;
+    certificates::change_under_a_stream_of_creations(&installed).await;
+    certificates::of_a_new_root_are_believed_without_anybody_noticing(&installed).await;
     nobody_has_more_rights_than_it_needs(&installed).await;
     a_namespace_is_meshed_as_long_as_its_label_says_so(&installed).await;
     without_rights_the_injector_goes_on_and_catches_up(&installed).await;
@@ -82,6 +73,36 @@ async fn applied_twice_and_server_side_a_pod_stays_as_it_is(installed: &Installe
     let there = installed.json(&["-n", "shop", "get", "pod", "twice"]).await;
     assert!(is_injected(&there) && inits(&there).len() == 2, "{there}");
     installed.remove("shop", "twice").await;
+}
+
+/// `squire inject -f` in a namespace without sidecars, and the webhook in one with them.
+async fn a_file_gets_what_the_webhook_gives(installed: &Installed) {
+    let mut object = pod("file");
+    object["apiVersion"] = json!("v1");
+    object["kind"] = json!("Pod");
+    let file = installed.api.dir().join("pod.json");
+    std::fs::write(&file, object.to_string()).unwrap();
+    let text = printed(&["inject", "-f", file.to_str().unwrap()]).await;
+    let dry = ["-n", "plain", "create", "--dry-run=server", "-o", "json", "-f", "-"];
+    let by_hand: Value = serde_json::from_str(&installed.api.kubectl_succeeds(&dry, &text).await).unwrap();
+    let admitted = installed.admitted("shop", pod("file")).await.unwrap();
+    for field in ["initContainers", "containers"] {
+        // The API server mounts a token of its own, of another name in each.
+        let without_tokens = |pod: &Value| {
+            let mut containers = pod["spec"][field].clone();
+            for container in containers.as_array_mut().unwrap() {
+                let mounts = container["volumeMounts"].as_array_mut().unwrap();
+                mounts.retain(|mount| !mount["name"].as_str().unwrap().starts_with("kube-api-access-"));
+            }
+            containers
+        };
+        assert_eq!(without_tokens(&by_hand), without_tokens(&admitted), "{field}");
+    }
+    assert!(is_injected(&by_hand));
+    // Whoever is injected already stays as it is, also where the webhook looks on.
+    let dry = ["-n", "shop", "create", "--dry-run=server", "-o", "json", "-f", "-"];
+    let twice: Value = serde_json::from_str(&installed.api.kubectl_succeeds(&dry, &text).await).unwrap();
+    assert_eq!(inits(&twice), inits(&admitted));
 }
 
 async fn who_is_skipped_is_told_and_listed(installed: &Installed) {
@@ -157,84 +178,6 @@ async fn admission_takes_little_time(installed: &Installed) {
     if std::env::var_os("SQUIRE_BENCH").is_some() {
         assert!(at(&meshed, 99) <= Duration::from_millis(20), "{:?}", at(&meshed, 99));
     }
-}
-
-async fn certificates_change_under_a_stream_of_creations(installed: &Installed) {
-    let done = Arc::new(AtomicBool::new(false));
-    let created = Arc::new(AtomicUsize::new(0));
-    let streams: Vec<_> = (0..STREAMS)
-        .map(|number| {
-            let (done, created, client) = (Arc::clone(&done), Arc::clone(&created), installed.client.clone());
-            tokio::spawn(async move {
-                while !done.load(Ordering::Relaxed) {
-                    let made = admitted(&client, "shop", pod(&format!("stream-{number}"))).await;
-                    let made = made.expect("no creation fails while certificates change");
-                    assert!(is_injected(&made), "{made}");
-                    created.fetch_add(1, Ordering::Relaxed);
-                }
-            })
-        })
-        .collect();
-    let renewed = async || {
-        let labels = [("result", "success")];
-        installed
-            .figure("injector", 15016, "squire_injector_renewals_total", &labels)
-            .await
-    };
-    for _ in 0..RENEWALS {
-        let (before, count) = (renewed().await, created.load(Ordering::Relaxed));
-        installed.node.signal("injector", Signal::USR1);
-        eventually("both replicas have another certificate", async || {
-            (renewed().await >= before + 2.0).then_some(())
-        })
-        .await;
-        // The API server keeps connections: it has to dial under the new certificate too.
-        eventually("creations go on", async || {
-            (created.load(Ordering::Relaxed) > count + 10).then_some(())
-        })
-        .await;
-    }
-    done.store(true, Ordering::Relaxed);
-    for stream in streams {
-        in_time("a stream ends", stream).await.unwrap();
-    }
-    // Somebody takes the caBundle away: it is written again by itself.
-    let emptied = json!([{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]).to_string();
-    installed
-        .kubectl(&[
-            "patch",
-            "mutatingwebhookconfiguration",
-            "squire-injector",
-            "--type=json",
-            "-p",
-            &emptied,
-        ])
-        .await;
-    eventually("the caBundle is there again", async || {
-        let made = installed.admitted("shop", pod("again")).await.ok()?;
-        is_injected(&made).then_some(())
-    })
-    .await;
-    eprintln!(
-        "{} creations while {RENEWALS} certificates changed at each replica",
-        created.load(Ordering::Relaxed)
-    );
-}
-
-async fn a_new_root_reaches_the_webhook_without_anybody_noticing(installed: &Installed) {
-    let kubeconfig = installed.api.kubeconfig().display().to_string();
-    let cluster = ["--kubernetes", "--kubeconfig", &kubeconfig];
-    printed(&[&["ca", "rotate"], &cluster[..]].concat()).await;
-    let template = "go-template={{(index .webhooks 0).clientConfig.caBundle | base64decode}}";
-    let look = ["get", "mutatingwebhookconfiguration", "squire-injector", "-o", template];
-    eventually("the caBundle holds both roots", async || {
-        let roots = installed.kubectl(&look).await;
-        (roots.matches("BEGIN CERTIFICATE").count() == 2).then_some(())
-    })
-    .await;
-    let made = installed.admitted("shop", pod("rotated")).await.unwrap();
-    assert!(is_injected(&made), "{made}");
-    printed(&[&["ca", "abort"], &cluster[..]].concat()).await;
 }
 
 async fn nobody_has_more_rights_than_it_needs(installed: &Installed) {
@@ -366,6 +309,21 @@ async fn while_nobody_answers_only_meshed_namespaces_are_closed(installed: &Inst
         installed.node.processes("injector").is_empty().then_some(())
     })
     .await;
+    let (code, findings) = checked(installed, &[]).await;
+    assert_eq!(code, Some(1), "{findings:#}");
+    for (what, fix) in [
+        ("deployment squire-injector", "kubectl -n squire-system describe"),
+        ("injection", "may the API server reach it?"),
+    ] {
+        let finding = findings
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|finding| finding["what"] == what);
+        let finding = finding.unwrap_or_else(|| panic!("{what} is not asked about: {findings:#}"));
+        assert_eq!(finding["mark"], "failed", "{finding}");
+        assert!(finding["fix"].as_str().unwrap().contains(fix), "{finding}");
+    }
     let refused = installed.admitted("shop", pod("late")).await.unwrap_err();
     assert!(refused.contains("pods.injector.squire.mesh"), "{refused}");
     assert!(inits(&installed.admitted("plain", pod("late")).await.unwrap()).is_empty());

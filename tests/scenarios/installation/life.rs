@@ -8,7 +8,7 @@ use squire_tests::{eventually, id};
 
 use super::{
     probes,
-    world::{Installed, PYTHON, SYSTEM, inits, printed, python, squire},
+    world::{Installed, PYTHON, SYSTEM, checked, inits, printed, python},
 };
 
 /// Two Deployments and what they need, as an application's own manifests have it.
@@ -85,17 +85,20 @@ spec:
   rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/batch]}}]}]
 ";
 
-const JOB: &str = "
+const CRON_JOB: &str = "
 apiVersion: batch/v1
-kind: Job
-metadata: {name: ask, namespace: shop}
+kind: CronJob
+metadata: {name: often, namespace: shop}
 spec:
-  backoffLimit: 0
-  template:
+  schedule: 0 0 1 1 *
+  jobTemplate:
     spec:
-      serviceAccountName: web
-      restartPolicy: Never
-      containers: [{name: app, image: debian, command: [curl, -sf, --max-time, '10', 'http://db.shop.svc/']}]
+      backoffLimit: 0
+      template:
+        spec:
+          serviceAccountName: web
+          restartPolicy: Never
+          containers: [{name: app, image: debian, command: [curl, -sf, --max-time, '10', 'http://db.shop.svc/']}]
 ";
 
 /// Everything of ours is named so.
@@ -120,6 +123,7 @@ async fn a_mesh_is_installed_carries_an_application_under_its_policies_and_goes_
     let again = installed.api.apply(&shop().await).await;
     assert!(again.lines().all(|line| line.ends_with("unchanged")), "{again}");
     pods_are_as_the_injector_made_them(&installed, &web).await;
+    redirection_is_proved_by_the_image_itself(&installed, &web).await;
     traffic_bears_identities(&installed, &db, &web).await;
     checked_all_is_well(&installed).await;
     the_application_has_an_identity_of_its_own(&installed, &web).await;
@@ -171,6 +175,23 @@ async fn pods_are_as_the_injector_made_them(installed: &Installed, web: &str) {
     assert_eq!(pod["metadata"]["annotations"]["squire.mesh/injected"], "true");
 }
 
+/// The image has no shell and no `nft`: its one program wrote the rules, and proves them.
+async fn redirection_is_proved_by_the_image_itself(installed: &Installed, web: &str) {
+    let check = |capabilities: Value| {
+        json!({
+            "name": "check", "image": "squire-proxy", "args": ["redirect", "--check"],
+            "securityContext": {
+                "runAsUser": 0, "readOnlyRootFilesystem": true, "allowPrivilegeEscalation": false,
+                "capabilities": {"drop": ["ALL"], "add": capabilities},
+            },
+        })
+    };
+    let proved = installed.node.run(web, &check(json!(["NET_ADMIN", "NET_RAW"]))).await;
+    assert!(proved.status.success(), "{proved:?}");
+    let unable = installed.node.run(web, &check(json!([]))).await;
+    assert_eq!(unable.status.code(), Some(77), "{unable:?}");
+}
+
 /// What `curl` in the application says: the status, or its own exit code.
 async fn asks(installed: &Installed, pod: &str, url: &str) -> Result<u16, String> {
     let words = [
@@ -216,13 +237,11 @@ async fn traffic_bears_identities(installed: &Installed, db: &str, web: &str) {
 }
 
 async fn checked_all_is_well(installed: &Installed) {
-    let kubeconfig = installed.api.kubeconfig().display().to_string();
-    let checked = squire(&["check", "--kubeconfig", &kubeconfig, "-o", "json"], "").await;
-    let findings: Value = serde_json::from_slice(&checked.stdout).unwrap();
+    let (code, findings) = checked(installed, &[]).await;
     for finding in findings.as_array().unwrap() {
         assert_eq!(finding["mark"], "ok", "{findings:#}");
     }
-    assert_eq!(checked.status.code(), Some(0));
+    assert_eq!(code, Some(0));
     let asked: Vec<_> = findings
         .as_array()
         .unwrap()
@@ -276,7 +295,11 @@ async fn a_policy_denies_and_its_removal_allows(installed: &Installed, db: &str,
 }
 
 async fn a_job_ends(installed: &Installed) {
-    installed.api.apply(JOB).await;
+    installed.api.apply(CRON_JOB).await;
+    // As its controller does when the time has come.
+    installed
+        .kubectl(&["-n", "shop", "create", "job", "ask", "--from=cronjob/often"])
+        .await;
     let ended = [
         "-n",
         "shop",

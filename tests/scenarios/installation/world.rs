@@ -188,6 +188,18 @@ impl Installed {
     }
 }
 
+/// Exit code and findings of `squire check`.
+pub(super) async fn checked(installed: &Installed, more: &[&str]) -> (Option<i32>, Value) {
+    let kubeconfig = installed.api.kubeconfig().display().to_string();
+    let arguments = [&["check", "--kubeconfig", &kubeconfig, "-o", "json"], more].concat();
+    let output = squire(&arguments, "").await;
+    let findings = serde_json::from_slice(&output.stdout);
+    (
+        output.status.code(),
+        findings.unwrap_or_else(|error| panic!("{error}: {output:?}")),
+    )
+}
+
 /// As [`Installed::admitted`], for tasks of their own.
 pub(super) async fn admitted(client: &Client, namespace: &str, pod: Value) -> Result<Value, String> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);

@@ -36,6 +36,8 @@ const LINGER: Duration = Duration::from_secs(1);
 const MAX_SKIPPED: u64 = 64 * 1024;
 /// Label of a head that took too long.
 pub(crate) const SLOW: &str = "slow_head";
+/// Label of a client that took nothing of its response.
+pub(crate) const STALLED: &str = "stalled";
 
 /// A request as far as it has been read from its client.
 #[derive(Clone, Copy)]
@@ -91,7 +93,7 @@ pub(super) async fn broke<D: Wire>(
         (Broken::Late, _) => (LocalReply::text(504, "the upstream took too long"), flag),
         (Broken::NoLongerAdmitted, _) => (LocalReply::text(403, "RBAC: access denied"), flag),
         (Broken::BadRequest(_), _) => (LocalReply::text(400, "bad request"), flag),
-        (Broken::Client(_) | Broken::Cut(_) | Broken::Held(_), _) => {
+        (Broken::Client(_) | Broken::Stalled | Broken::Cut(_) | Broken::Held(_), _) => {
             exchange.finish(flag);
             return Step::End(outcome_of(connection, broken));
         }

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     ahead::{self, Ahead},
-    answer::{Asked, SLOW, broke, farewell, reply},
+    answer::{Asked, SLOW, STALLED, broke, farewell, reply},
     body::{Body, Length},
     broken::{Broken, flag_of, outcome_of},
     head::{Answers, RequestHead},
@@ -222,6 +222,7 @@ impl Request<'_> {
             },
             keep_client: head.keeps_alive() && !self.shared.draining.is_cancelled(),
             old_client: head.version() == Version::Http10,
+            stall: self.shared.stall_timeout,
             response_edits: merged.as_ref().unwrap_or(&self.response_edits),
             still_admitted: &still_admitted,
             hold: &hold,
@@ -257,6 +258,9 @@ impl Request<'_> {
             }
             Err(broken) => broken,
         };
+        if matches!(broken, Broken::Stalled) {
+            self.shared.metrics.http_refused(STALLED);
+        }
         up.abort();
         let refusal = S::refusal(&up);
         drop(up);

@@ -17,6 +17,9 @@ pub(crate) enum Broken {
     /// The client's connection failed or ended in the middle of the request.
     #[error("the client broke off: {0}")]
     Client(io::Error),
+    /// The client took nothing of the response that waited for it.
+    #[error("the client takes nothing of its response")]
+    Stalled,
     /// The client's body is not framed as it says.
     #[error("the request's body: {0}")]
     BadRequest(BadBody),
@@ -46,7 +49,7 @@ pub(crate) enum Broken {
 /// As requests are counted.
 pub(super) fn flag_of(broken: &Broken) -> Flag {
     match broken {
-        Broken::Client(_) => Flag::ClientGone,
+        Broken::Client(_) | Broken::Stalled => Flag::ClientGone,
         Broken::BadRequest(_) => Flag::Malformed,
         Broken::Upstream(_) | Broken::BadResponse(_) | Broken::BadResponseBody(_) => Flag::UpstreamReset,
         Broken::Late | Broken::Held(_) => Flag::Timeout,
@@ -60,6 +63,7 @@ pub(super) fn outcome_of(connection: &Connection, broken: Broken) -> Outcome {
     let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
     Outcome::Interrupted(match broken {
         Broken::Client(error) => connection.near_failed(error),
+        Broken::Stalled => connection.near_failed(io::ErrorKind::TimedOut.into()),
         Broken::BadRequest(error) => connection.near_failed(invalid(error.to_string())),
         Broken::Upstream(error) => connection.far_failed(error),
         Broken::BadResponse(error) => connection.far_failed(invalid(error.to_string())),

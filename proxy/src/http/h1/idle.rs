@@ -68,6 +68,11 @@ impl IdleUpstreams {
         }
     }
 
+    /// How long one may be unused.
+    pub(crate) fn idle_time(&self) -> Duration {
+        self.idle_time
+    }
+
     /// The one used last that is still good.
     pub(crate) fn take(&self, key: &UpKey, snapshot: &Snapshot, generation: u64) -> Option<IdleUp> {
         loop {

@@ -16,6 +16,7 @@ mod relay;
 mod scratch;
 mod serve;
 mod side;
+mod slow;
 mod tunnel;
 mod wire;
 
@@ -29,7 +30,7 @@ pub(crate) use self::{
 };
 
 /// Every reason for which a request is refused before it is judged.
-pub(crate) const REFUSALS: [&str; 7] = {
+pub(crate) const REFUSALS: [&str; 8] = {
     let [a, b, c, d, e, f] = head::Bad::LABELS;
-    [a, b, c, d, e, f, answer::SLOW]
+    [a, b, c, d, e, f, answer::SLOW, answer::STALLED]
 };

@@ -173,6 +173,12 @@ impl Side for Outbound {
         }
     }
 
+    fn rest(&mut self) {
+        if let Some((key, up)) = self.last.take() {
+            self.way.shared.upstreams.put(key, up);
+        }
+    }
+
     fn bound(&mut self) -> Option<&mut UpWire> {
         None
     }
@@ -205,9 +211,7 @@ impl Side for Outbound {
 
 impl Drop for Outbound {
     fn drop(&mut self) {
-        if let Some((key, up)) = self.last.take() {
-            self.way.shared.upstreams.put(key, up);
-        }
+        self.rest();
     }
 }
 

@@ -38,6 +38,9 @@ pub(super) async fn idle<D: Wire, S: Side>(
         if let Poll::Ready(cut) = connection.poll_cut(cx) {
             return Poll::Ready(Idle::Cut(cut));
         }
+        if connection.is_to_rest() {
+            side.rest();
+        }
         loop {
             match down.input() {
                 [] => {}

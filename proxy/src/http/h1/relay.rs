@@ -12,6 +12,7 @@ use super::{
     body::{Body, Length},
     broken::Broken,
     head::{Answers, ResponseHead},
+    slow::Slow,
     wire::Wire,
 };
 use crate::{
@@ -41,6 +42,8 @@ pub(crate) struct Task<'a> {
     pub(crate) keep_client: bool,
     /// Whether the client speaks HTTP/1.0.
     pub(crate) old_client: bool,
+    /// How long the client may take nothing of its response.
+    pub(crate) stall: Duration,
     /// What the route or a provider wants changed in the response.
     pub(crate) response_edits: &'a Edits,
     /// Judges the request again.
@@ -87,6 +90,7 @@ pub(crate) async fn relay<D: Wire, U: Wire>(
         response_head: super::scratch::take_response(),
         out: super::scratch::take_bytes(),
         out_at: 0,
+        slow: Slow::new(task.stall),
         task,
         progress,
     };
@@ -125,6 +129,7 @@ struct Relay<'a, 'p> {
     /// Heads written for the client, and how much of them it has got.
     out: Vec<u8>,
     out_at: usize,
+    slow: Slow,
     task: Task<'a>,
     progress: &'p mut Progress,
 }
@@ -255,7 +260,11 @@ impl Relay<'_, '_> {
                     if !head.is_empty() || *approved > 0 {
                         let bufs = [IoSlice::new(head), IoSlice::new(&up.input()[..*approved])];
                         let first = usize::from(head.is_empty());
-                        let sent = ready!(down.poll_send(cx, &bufs[first..])).map_err(Broken::Client)?;
+                        let Poll::Ready(sent) = down.poll_send(cx, &bufs[first..]) else {
+                            return self.slow.poll(cx).map(|()| Err(Broken::Stalled));
+                        };
+                        self.slow.takes();
+                        let sent = sent.map_err(Broken::Client)?;
                         if sent == 0 {
                             return Poll::Ready(Err(Broken::Client(io::ErrorKind::WriteZero.into())));
                         }
@@ -339,7 +348,11 @@ impl Relay<'_, '_> {
 
     fn poll_out<D: Wire>(&mut self, down: &mut D, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         while self.out_at < self.out.len() {
-            let sent = ready!(down.poll_send(cx, &[IoSlice::new(&self.out[self.out_at..])])).map_err(Broken::Client)?;
+            let Poll::Ready(sent) = down.poll_send(cx, &[IoSlice::new(&self.out[self.out_at..])]) else {
+                return self.slow.poll(cx).map(|()| Err(Broken::Stalled));
+            };
+            self.slow.takes();
+            let sent = sent.map_err(Broken::Client)?;
             if sent == 0 {
                 return Poll::Ready(Err(Broken::Client(io::ErrorKind::WriteZero.into())));
             }

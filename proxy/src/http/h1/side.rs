@@ -43,6 +43,9 @@ pub(crate) trait Side: Send {
     /// Takes an upstream back; `usable`: it can carry another request.
     fn give_back(&mut self, up: Self::Up, at: SocketAddr, usable: bool);
 
+    /// The client has not asked for anything for a while: what is kept for it alone, others may have.
+    fn rest(&mut self) {}
+
     /// The upstream whose end ends the client's connection too, while no request is open.
     fn bound(&mut self) -> Option<&mut Self::Up>;
 

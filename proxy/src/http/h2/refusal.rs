@@ -16,7 +16,7 @@ pub(crate) enum Refusal {
     RapidReset,
     /// One header block in ever more CONTINUATION frames.
     ContinuationFlood,
-    /// A header list far beyond the limit.
+    /// A header list beyond the limit: answered 431, or so far beyond it that the connection ends.
     HeaderList,
     /// More PING frames than anybody needs.
     PingFlood,

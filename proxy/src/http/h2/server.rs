@@ -30,6 +30,7 @@ use super::{
 use crate::{
     connection::{Application, Cut},
     forward::Interrupted,
+    http::{Exchange, Flag, Version},
     outcome::Outcome,
 };
 
@@ -81,6 +82,8 @@ struct Served<S> {
     patience: Option<Pin<Box<Sleep>>>,
     /// When the PING that has not been answered was sent.
     pinged: Option<Instant>,
+    /// Since when the client has been seen to leave unread what is no stream's any more.
+    unread: Option<Instant>,
     /// GOAWAY has been sent.
     leaving: bool,
 }
@@ -123,6 +126,7 @@ where
             ticks,
             patience: None,
             pinged: None,
+            unread: None,
             leaving: false,
         }
     }
@@ -196,12 +200,15 @@ where
         if let Some(refusal) = self.watch.refusal() {
             return Poll::Ready(End::Refused(refusal));
         }
+        for _ in 0..self.connection.refused_lists() {
+            self.note_refused_list();
+        }
         if self.poll_patience(cx).is_ready() {
             return Poll::Ready(End::Refused(Refusal::SlowHead));
         }
         if self.ticks.poll_tick(cx).is_ready() {
             self.streams.iter_mut().for_each(|open| open.ticket.look());
-            if self.is_silent() {
+            if self.is_silent() || self.is_unread() {
                 return Poll::Ready(End::Refused(Refusal::Stalled));
             }
             // Registers for the next tick.
@@ -210,6 +217,15 @@ where
         self.poll_pong(cx);
         while let Poll::Ready(Some(())) = self.streams.poll_next_unpin(cx) {}
         Poll::Pending
+    }
+
+    /// A request that was answered 431 before anything else was done with it.
+    fn note_refused_list(&self) {
+        let shared = self.side.shared();
+        shared.metrics.http2_refused(Refusal::HeaderList);
+        let mut exchange = Exchange::malformed(&shared.recorder, self.side.connection(), Version::Http2);
+        exchange.status = 431;
+        exchange.finish(Flag::Malformed);
     }
 
     /// Ready when a client takes too long to end the header block it has begun.
@@ -250,6 +266,15 @@ where
                 false
             }
         }
+    }
+
+    /// Whether a client whose streams have ended does not even read that. (While there are streams, they notice.)
+    fn is_unread(&mut self) -> bool {
+        if !self.streams.is_empty() || !self.connection.has_unsent() {
+            self.unread = None;
+            return false;
+        }
+        self.unread.get_or_insert_with(Instant::now).elapsed() >= self.limits.stall
     }
 
     fn poll_pong(&mut self, cx: &mut Context<'_>) {

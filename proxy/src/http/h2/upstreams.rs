@@ -48,11 +48,13 @@ pub(crate) struct Upstreams {
 }
 
 impl Upstreams {
-    /// With this engine at both ends of every connection.
-    pub(crate) fn new(engine: Engine) -> Self {
+    /// With this engine at both ends of every connection; a client that takes nothing of a response is given up after
+    /// `stall`.
+    pub(crate) fn new(engine: Engine, stall: Duration) -> Self {
         Self {
             limits: Limits {
                 engine,
+                stall,
                 ..Limits::default()
             },
             lines: Mutex::default(),

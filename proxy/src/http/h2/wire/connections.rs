@@ -96,6 +96,23 @@ where
         }
     }
 
+    /// How many requests have been answered 431 since this was asked, for the size of their header list.
+    pub(in super::super) fn refused_lists(&mut self) -> usize {
+        match self {
+            Self::Squire(server) => server.refused_lists(),
+            // It answers by itself, and tells nobody.
+            Self::H2(_) => 0,
+        }
+    }
+
+    /// Whether the client's socket does not take what there is for it, as far as that is known.
+    pub(in super::super) fn has_unsent(&self) -> bool {
+        match self {
+            Self::Squire(server) => server.has_unsent(),
+            Self::H2(_) => false,
+        }
+    }
+
     /// Asks whether the client is still there; false: it cannot be asked now.
     pub(in super::super) fn ping(&mut self) -> bool {
         match self {

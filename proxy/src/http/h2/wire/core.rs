@@ -103,6 +103,8 @@ pub(super) struct Core {
     pub(super) closing: bool,
     /// The connection is over.
     pub(super) over: Option<Error>,
+    /// Requests that were refused for the size of their header list, and not told yet.
+    pub(super) refused_lists: usize,
     /// Our PING has been answered.
     pub(super) pong: bool,
     driver: Option<Waker>,
@@ -138,6 +140,7 @@ impl Core {
             gone_away: None,
             closing: false,
             over: None,
+            refused_lists: 0,
             pong: false,
             driver: None,
             driven: false,

@@ -117,6 +117,16 @@ where
         self.drive.poll_close(cx)
     }
 
+    /// How many requests have been answered 431 since this was asked.
+    pub(in super::super) fn refused_lists(&mut self) -> usize {
+        std::mem::take(&mut self.drive.shared.lock().refused_lists)
+    }
+
+    /// Whether the client's socket does not take what there is for it.
+    pub(in super::super) fn has_unsent(&self) -> bool {
+        !self.drive.shared.lock().out.is_empty()
+    }
+
     /// Asks whether the client is still there.
     pub(in super::super) fn ping(&mut self) {
         self.drive.shared.lock().ask();

@@ -127,6 +127,7 @@ impl Core {
 
     /// 431 for a header list that is too large (RFC 9113 §10.5.1).
     fn refuse_list(&mut self, id: u32, ended: bool) {
+        self.refused_lists += 1;
         let mut fields = FieldList::default();
         fields.push(b":status", b"431");
         self.write_headers(id, &fields, true);
