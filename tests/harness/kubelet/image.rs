@@ -6,6 +6,10 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command as StdCommand,
+    sync::{
+        Once,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use serde_json::{Value, json};
@@ -20,18 +24,46 @@ use crate::binary;
 /// Where static builds of our programs are, if those are to be run.
 const STATIC: &str = "SQUIRE_TEST_STATIC";
 
-/// A container that a runtime looks after; it ends when this is dropped.
+/// Where the runtime keeps what it knows, in a directory for each process of tests. Not beside a test's other files: those go
+/// first, and the runtime could end nothing any more.
+const STATE: &str = "/run/squire-test-runc";
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+static SWEPT: Once = Once::new();
+
+/// A container that a runtime looks after; it ends when this is dropped, also when a test panics. What a killed process left
+/// behind is swept away by the next that starts one.
 #[derive(Debug)]
 pub(super) struct Runtime {
-    state: PathBuf,
     id: String,
 }
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        let mut command = runc(&self.state);
-        // It is gone already if it has ended by itself.
-        let _ = command.args(["delete", "--force", &self.id]).output();
+        ended(&state(), &self.id);
+    }
+}
+
+fn state() -> PathBuf {
+    Path::new(STATE).join(std::process::id().to_string())
+}
+
+/// Ends a container. It is gone already if it has ended by itself.
+fn ended(state: &Path, id: &str) {
+    let _ = runc(state).args(["delete", "--force", id]).output();
+}
+
+/// Ends the containers of processes that are gone.
+fn sweep() {
+    for entry in fs::read_dir(STATE).into_iter().flatten().flatten() {
+        let pid = entry.file_name();
+        if Path::new("/proc").join(&pid).exists() {
+            continue;
+        }
+        for container in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
+            ended(&entry.path(), &container.file_name().to_string_lossy());
+        }
+        let _ = fs::remove_dir_all(entry.path());
     }
 }
 
@@ -70,10 +102,12 @@ fn runc(state: &Path) -> StdCommand {
 
 /// The command that runs a container of ours to its end.
 pub(super) fn command(place: &Place, container: &Value, program: &str) -> (Command, Runtime) {
+    SWEPT.call_once(sweep);
     let name = container["name"].as_str().unwrap();
+    // A container that is started again is another one; so is one of another process, for the control groups are shared.
+    let nth = NEXT.fetch_add(1, Ordering::Relaxed);
     let runtime = Runtime {
-        state: place.dir.join("runc"),
-        id: format!("{}-{name}", place.pod["metadata"]["uid"].as_str().unwrap()),
+        id: format!("squire-test-{}-{nth}-{name}", std::process::id()),
     };
     let bundle = place.dir.join(format!("bundle-{name}"));
     fs::create_dir_all(bundle.join("rootfs")).unwrap();
@@ -82,9 +116,7 @@ pub(super) fn command(place: &Place, container: &Value, program: &str) -> (Comma
         bundled(place, container, program).to_string(),
     )
     .unwrap();
-    // One of that name that has ended may not have been cleared away yet.
-    let _ = runc(&runtime.state).args(["delete", "--force", &runtime.id]).output();
-    let mut command = Command::from(runc(&runtime.state));
+    let mut command = Command::from(runc(&state()));
     command.args(["run", "--bundle"]).arg(&bundle).arg(&runtime.id);
     command.kill_on_drop(true);
     (command, runtime)
