@@ -288,7 +288,8 @@ impl ApiServer {
     /// A token as the API server makes it for a kubelet: with these audiences (none: the API server's own), bound to a pod
     /// (name and uid) where one is given.
     pub async fn token(&self, namespace: &str, account: &str, audiences: &[&str], pod: Option<(&str, &str)>) -> String {
-        token(self.client().await, namespace, account, audiences, pod).await
+        let made = token(self.client().await, namespace, account, audiences, pod).await;
+        made.unwrap()
     }
 
     /// Looks at the API server's process.
@@ -330,13 +331,16 @@ fn etcd(programs: &Programs, subnet: Subnet, dir: &Path) -> Process {
 }
 
 /// As [`ApiServer::token`], by a client of its own.
+///
+/// # Errors
+/// When the API server makes none: the pod is gone, for one.
 pub async fn token(
     client: Client,
     namespace: &str,
     account: &str,
     audiences: &[&str],
     pod: Option<(&str, &str)>,
-) -> String {
+) -> kube::Result<String> {
     let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(client, namespace);
     let request = TokenRequest {
         spec: Some(TokenRequestSpec {
@@ -355,8 +359,8 @@ pub async fn token(
     let made = accounts
         .create_subresource("token", account, &PostParams::default(), &request)
         .await;
-    let made: TokenRequest = made.unwrap();
-    made.status.unwrap().token.unwrap()
+    let made: TokenRequest = made?;
+    Ok(made.status.unwrap().token.unwrap())
 }
 
 /// A client as a kubeconfig says.

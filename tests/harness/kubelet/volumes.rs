@@ -72,7 +72,11 @@ async fn fill(client: &Client, pod: &Value, volume: &Value, at: &Path, tokens: b
             let audience = wanted["audience"].as_str();
             let bound = Some((name.as_str(), uid.as_str()));
             let made = kubernetes::token(client.clone(), &namespace, account, audience.as_slice(), bound).await;
-            put(&at.join(text(&wanted["path"])), &made);
+            match made {
+                Ok(made) => put(&at.join(text(&wanted["path"])), &made),
+                // Its pod may just have been removed.
+                Err(_) => whole = false,
+            }
         } else if let Some(wanted) = source.get("downwardAPI") {
             for item in wanted["items"].as_array().into_iter().flatten() {
                 assert_eq!(

@@ -60,7 +60,7 @@ fn shapes() -> Vec<(&'static str, Value, Value, Becomes)> {
     let huge: Vec<Value> = (0..100)
         .map(|number| json!({"name": format!("c{number}"), "image": "app", "env": [{"name": "X", "value": "x".repeat(13_000)}]}))
         .collect();
-    let note = json!({"squire.mesh/log-level": "loud", "squire.mesh/proxy-cpu-request": "much"});
+    let note = json!({"squire.mesh/log-level": "loud", "squire.mesh/proxy-cpu-request": "much", "squire.mesh/subscription": "some"});
     vec![
         ("no ports", none.clone(), json!({"containers": [app()]}), Injected(&[])),
         ("every probe", none.clone(), probes(), Injected(&["beside"])),
@@ -147,7 +147,13 @@ fn shapes() -> Vec<(&'static str, Value, Value, Becomes)> {
             "wrong annotations, all of them named",
             note,
             json!({"containers": [app()]}),
-            Refused(&["squire.mesh/log-level", "loud", "squire.mesh/proxy-", "much"]),
+            Refused(&[
+                "squire.mesh/log-level",
+                "loud",
+                "squire.mesh/proxy-",
+                "much",
+                "write all or on-demand",
+            ]),
         ),
         (
             "the sidecar's user",

@@ -56,7 +56,7 @@ metadata: {name: web, namespace: shop}
 spec:
   selector: {matchLabels: {app: web}}
   template:
-    metadata: {labels: {app: web}, annotations: {squire.mesh/workload-api: 'true'}}
+    metadata: {labels: {app: web}, annotations: {squire.mesh/workload-api: 'true', squire.mesh/subscription: on-demand}}
     spec:
       serviceAccountName: web
 ";
@@ -173,6 +173,9 @@ async fn pods_are_as_the_injector_made_them(installed: &Installed, web: &str) {
     assert_eq!(inits(&pod), ["squire-redirect", "squire-proxy"]);
     assert_eq!(pod["metadata"]["labels"]["squire.mesh/owner-kind"], "Deployment");
     assert_eq!(pod["metadata"]["annotations"]["squire.mesh/injected"], "true");
+    let env = &pod["spec"]["initContainers"][1]["env"];
+    let on_demand = json!({"name": "SQUIRE_PROXY_SUBSCRIPTION_MODE", "value": "on-demand"});
+    assert!(env.as_array().unwrap().contains(&on_demand), "{env}");
 }
 
 /// The image has no shell and no `nft`: its one program wrote the rules, and proves them.
