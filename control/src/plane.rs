@@ -24,7 +24,7 @@ use crate::{
     error::ControlError,
     federation::{Endpoints, Federation, FederationFigures},
     forecast::Forecaster,
-    issuing::Issuing,
+    issuing::{Issuing, Shared},
     listener::Door,
     memory,
     metrics::Metrics,
@@ -97,7 +97,7 @@ impl Running {
         };
         let cluster = parts.enter_cluster().await?;
         let shared = cluster.as_ref().filter(|_| config.ca_dir.as_os_str().is_empty());
-        let shared = shared.map(Member::shared_ca);
+        let shared = shared.map(shared_ca);
         let issuing = Issuing::open(&config, shared, &metrics, &stop, &tasks).await?;
         let ca_store = issuing.store();
         let (followed, gone) = parts.follow_objects(cluster.as_ref());
@@ -264,6 +264,12 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, 
 
 fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
+}
+
+/// The CA that the replicas of this member's cluster share.
+fn shared_ca(member: &Member) -> Shared {
+    let leads = member.leads.clone();
+    Shared::new(member.client.clone(), &member.namespace, &member.replica, leads)
 }
 
 /// From here on, signals no longer end the process; the future ends at the first one.

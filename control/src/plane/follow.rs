@@ -13,7 +13,6 @@ use crate::{
     config::{Config, Kubernetes, Objects},
     error::ControlError,
     federation::Federated,
-    issuing::Shared,
     lease::Candidate,
     metrics::Metrics,
     pipeline::{Pipeline, Status},
@@ -37,17 +36,11 @@ pub(super) struct Parts<'a> {
 
 /// This process as one of the replicas in a cluster.
 pub(super) struct Member {
-    client: kube::Client,
-    namespace: String,
-    replica: String,
-    leads: watch::Receiver<bool>,
-}
-
-impl Member {
-    /// The CA that the replicas share.
-    pub(super) fn shared_ca(&self) -> Shared {
-        Shared::new(self.client.clone(), &self.namespace, &self.replica, self.leads.clone())
-    }
+    pub(super) client: kube::Client,
+    pub(super) namespace: String,
+    pub(super) replica: String,
+    /// Whether it is the leader.
+    pub(super) leads: watch::Receiver<bool>,
 }
 
 /// What the objects tell, beside what is published.
